@@ -1,0 +1,1 @@
+"""Text in, token shards out; token shards in, batches out."""

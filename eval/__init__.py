@@ -1,0 +1,1 @@
+"""A model's losses and answers in, scores out."""

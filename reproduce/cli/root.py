@@ -1,0 +1,122 @@
+"""The command group: lazy subcommands, and one place that turns errors into a line and an exit code."""
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from reproduce import __version__
+from reproduce.errors import ExitCode
+
+COMMANDS = {
+    "demo": "The whole chain on text this machine already has: minutes, offline, CPU.",
+    "prep": "Turn text into token shards.",
+    "recipes": "List, show, validate and copy what can be trained.",
+    "train": "Pretrain a model from a recipe.",
+    "eval": "Score a run: log-perplexity per domain.",
+    "weights": "Show what a strategy does to given losses.",
+    "compare": "Hold runs against the paper's numbers.",
+    "report": "Write one self-contained HTML page about runs.",
+    "bench": "Measure the cost of reweighting, and of preparing data.",
+}
+"""Subcommand -> one line of help. The module is reproduce.cli.<name>, its click command `command`."""
+
+QUICK_START = """\b
+Quick start:
+  reweight demo
+  reweight prep slimpajama
+  reweight train --recipe gpt2_mini_linupper
+  reweight compare --against paper
+
+\b
+Exit codes: 0 done · 1 bug · 2 usage or recipe · 3 data · 4 hub or network · 5 resume refused ·
+6 non-finite numbers · 7 disk, memory, lock · 8 outside tolerance · 9 ranks disagree ·
+75 preempted, run again · 130 interrupted
+"""
+
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module only when that subcommand is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of use, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import reproduce.cli.<cmd_name> and return its command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"reproduce.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Add the nearest name to click's complaint about an unknown command."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else " `reweight --help` lists them."
+            raise click.UsageError(f"No such command '{name}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above, importing nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, epilog=QUICK_START, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="reweight")
+def cli() -> None:
+    """Loss-based sample reweighting for LLM pretraining: train, evaluate, compare with the paper."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line; return the exit code. Only bugs print a traceback."""
+    try:
+        result = cli.main(args=list(argv), prog_name="reweight", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return _complain("interrupted", ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "reweight"
+        return _complain(f"{error.format_message()} (`{command} --help` shows the usage)", ExitCode.USAGE)
+    except KeyboardInterrupt:
+        return _complain("interrupted", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) left; leave quietly, without Python's own complaint at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except MemoryError:
+        return _complain("out of memory: lower the batch or the number of workers", ExitCode.STORAGE)
+    except Exception as error:
+        return _report(error)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _report(error: Exception) -> int:
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return _complain(str(error), code)
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        where = f" '{error.filename}'" if error.filename else ""
+        remedy = "free space or choose another folder with --out"
+        return _complain(f"cannot write{where}: {error.strerror}; {remedy}", ExitCode.STORAGE)
+    traceback.print_exception(error)
+    return _complain("this is a bug in reweight; please report it with the lines above", ExitCode.BUG)
+
+
+def _complain(message: str, code: int) -> int:
+    # Control codes in a hostile file or recipe name must not reach the terminal.
+    clean = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in message)
+    click.echo(f"reweight: {clean}", err=True)
+    return int(code)
