@@ -1,0 +1,147 @@
+"""Combinations of settings that cannot work, each with its remedy. Pure functions of the recipe.
+
+What depends on the token store as well (its vocabulary, domains, tokens) is in data_checks.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+
+from reproduce.recipe.schema import Recipe
+
+Found = tuple[str, str]
+"""(dotted path, what is wrong and what to do)"""
+
+STRATEGY_NAMES = ("uniform", "linupper", "quadratic", "extremes", "linear", "dro_kl", "capped_softmax")
+"""Keys of reproduce.method.STRATEGIES, which needs torch and so cannot be imported here; a test compares."""
+
+OTHER_NAMES = {
+    "mid": "quadratic",
+    "upper": "linear in the GPT-2 code, linupper in the Llama code",
+    "dro": "dro_kl",
+}
+"""The released codes' names -> ours."""
+
+VOCABULARIES = {"gpt2": 50257}
+
+KNOWN_DOMAINS = {
+    "slimpajama": ("arxiv", "book", "c4", "cc", "github", "stackexchange", "wikipedia"),
+    "slimpajama-627b": ("arxiv", "book", "c4", "cc", "github", "stackexchange", "wikipedia"),
+    "fineweb": ("fineweb",),
+}
+
+
+def impossible(recipe: Recipe) -> list[Found]:
+    """Every impossible combination in a recipe, in the order of its sections."""
+    return [found for rule in RULES for found in rule(recipe)]
+
+
+def _model(recipe: Recipe) -> Iterator[Found]:
+    model = recipe.model
+    if model.width % model.heads:
+        yield "model.heads", f"{model.heads} heads do not divide width {model.width}; change one of them"
+    if model.family == "llama" and model.feed_forward is None:
+        yield "model.feed_forward", "missing; a llama model names its feed-forward width, e.g. 5632 for 2048"
+    if model.family == "llama" and model.dropout:
+        yield "model.dropout", "Llama has no dropout; set it to 0"
+
+
+def _sequence(recipe: Recipe) -> Iterator[Found]:
+    if recipe.train.sequence > recipe.model.context:
+        yield (
+            "train.sequence",
+            f"{recipe.train.sequence} tokens do not fit model.context {recipe.model.context}; "
+            "shorten the sequence or lengthen the context",
+        )
+
+
+def _batch(recipe: Recipe) -> Iterator[Found]:
+    train = recipe.train
+    if train.micro_batch and train.global_batch % train.micro_batch:
+        near = max(d for d in range(1, train.micro_batch + 1) if train.global_batch % d == 0)
+        yield (
+            "train.micro_batch",
+            f"global_batch {train.global_batch} is not divisible by {train.micro_batch}; try {near}",
+        )
+
+
+def _strategy(recipe: Recipe) -> Iterator[Found]:
+    name, samples = recipe.reweighting.strategy, recipe.train.global_batch
+    path = "reweighting.strategy"
+    if name not in STRATEGY_NAMES:
+        near = difflib.get_close_matches(name, STRATEGY_NAMES, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(STRATEGY_NAMES)}"
+        if name in OTHER_NAMES:
+            hint = f"; the released codes' '{name}' is {OTHER_NAMES[name]}"
+        yield path, f"unknown strategy '{name}'{hint}"
+    elif name != "uniform" and samples == 1:
+        yield (
+            path,
+            f"'{name}' weighs samples against each other, and train.global_batch is 1; "
+            "use a larger global batch or strategy uniform",
+        )
+    elif name in ("quadratic", "extremes") and samples == 2:
+        yield path, f"with train.global_batch 2 '{name}' is exactly uniform; use a larger global batch"
+
+
+def _schedule(recipe: Recipe) -> Iterator[Found]:
+    steps, optimizer, reweighting = recipe.train.steps, recipe.optimizer, recipe.reweighting
+    if optimizer.warmup_steps >= steps:
+        yield (
+            "optimizer.warmup_steps",
+            f"{optimizer.warmup_steps} is past the end of train.steps {steps}; lower it",
+        )
+    if reweighting.strategy != "uniform" and reweighting.warmup_steps >= steps:
+        yield (
+            "reweighting.warmup_steps",
+            f"{reweighting.warmup_steps} is past the end of train.steps {steps}; r would never be used; lower it",
+        )
+    if optimizer.end_lr > optimizer.lr:
+        yield "optimizer.end_lr", f"{optimizer.end_lr:g} is above the peak optimizer.lr {optimizer.lr:g}"
+    if optimizer.warmup_start_lr > optimizer.lr:
+        yield "optimizer.warmup_start_lr", f"{optimizer.warmup_start_lr:g} is above the peak {optimizer.lr:g}"
+    for name, beta in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
+        if beta == 1:
+            yield f"optimizer.{name}", "1 never forgets; AdamW needs a value below 1"
+
+
+def _vocabulary(recipe: Recipe) -> Iterator[Found]:
+    tokenizer, vocab = recipe.data.tokenizer, recipe.model.vocab
+    expected = VOCABULARIES.get(tokenizer)
+    if tokenizer.startswith("bpe:"):
+        size = tokenizer.removeprefix("bpe:")
+        if not size.isdecimal():
+            yield "data.tokenizer", f"'{tokenizer}' names no size; write bpe:4096"
+            return
+        expected = int(size)
+    if expected is not None and expected != vocab:
+        yield (
+            "model.vocab",
+            f"{vocab} differs from tokenizer {tokenizer}'s {expected}; set model.vocab={expected}",
+        )
+
+
+def _weights(recipe: Recipe) -> Iterator[Found]:
+    weights = recipe.data.domain_weights
+    if not isinstance(weights, Mapping):
+        return
+    path = "data.domain_weights"
+    known = KNOWN_DOMAINS.get(recipe.data.dataset, ())
+    for name, weight in weights.items():
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or known
+            yield f"{path}.{name}", f"{recipe.data.dataset} has no such domain; there is {', '.join(near)}"
+        if weight < 0:
+            yield f"{path}.{name}", f"{weight:g} is negative"
+    if sum(weights.values()) <= 0:
+        yield path, "the weights sum to zero; give at least one domain a positive weight"
+
+
+RULES: tuple[Callable[[Recipe], Iterator[Found]], ...] = (
+    _model,
+    _vocabulary,
+    _weights,
+    _sequence,
+    _batch,
+    _schedule,
+    _strategy,
+)

@@ -1,0 +1,202 @@
+"""YAML + `extends` + overrides -> Recipe, every problem of it in one error.
+
+A recipe is found by name among the shipped ones, or by path. Validation never changes a value; the one
+value that loading replaces is the name of a published set of domain weights, by the weights themselves.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import reproduce
+from reproduce.errors import RecipeError
+from reproduce.recipe.checks import impossible
+from reproduce.recipe.schema import Recipe
+from reproduce.recipe.typed import build
+from reproduce.recipe.yaml_tree import Problem, Tree, parse, scalar
+
+SHIPPED = Path(reproduce.__file__).resolve().parent.parent / "recipes"
+"""recipes/ of the checkout or of the installed distribution; both lie beside the packages."""
+
+RESERVED_KEYS = ("name", "seed", "extends")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of every recipe that can be trained, sorted by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe given by name or path.
+
+    Raises:
+        RecipeError: neither; names the nearest shipped recipe.
+    """
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    try:
+        if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+            if path.is_file():
+                return path
+            raise RecipeError(f"no recipe file '{name_or_path}'; `reweight recipes` lists the shipped ones")
+    except (OSError, ValueError):
+        raise RecipeError(f"no recipe file {name_or_path[:100]!r}") from None
+    near = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "`reweight recipes` lists them"
+    raise RecipeError(f"no recipe named '{name_or_path[:100]}'; {hint}")
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+    """Load, resolve and check a recipe.
+
+    Args:
+        name_or_path: a shipped recipe's name, or a YAML file.
+        overrides: `section.key=value`, values read as YAML scalars; each key once.
+        seed: replaces the recipe's seed.
+
+    Raises:
+        RecipeError: every problem found, one a line: file, line, dotted path, what, remedy.
+    """
+    path = find_recipe(name_or_path)
+    tree, problems = _read(path)
+    values, base_problems = _with_base(path, tree)
+    problems += base_problems
+    values.setdefault("name", path.stem)
+    problems += _override(values, overrides, tree)
+    if seed is not None:
+        values["seed"] = seed
+    problems += _named_weights(values, tree)
+    recipe, typed_problems = build(Recipe, values, tree)
+    problems += typed_problems
+    if recipe is not None and not problems:
+        problems = [
+            Problem(where=tree.where(tuple(found.split("."))), path=found, what=what)
+            for found, what in impossible(recipe)
+        ]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"recipe {path.stem}: {count}\n" + "\n".join(f"  {p}" for p in problems))
+    assert recipe is not None
+    return recipe
+
+
+def recipe_as_yaml(recipe: Recipe) -> str:
+    """The whole resolved recipe; loading it again gives an equal one."""
+    return yaml.dump(_plain(recipe), sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain nested values, for JSON."""
+    plain: dict[str, Any] = _plain(recipe)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _read(path: Path) -> tuple[Tree, list[Problem]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path))
+
+
+def _with_base(path: Path, tree: Tree) -> tuple[dict[str, Any], list[Problem]]:
+    """Lay the recipe over the base that `extends` names: section by section, one level deep."""
+    name = tree.values.get("extends")
+    own = {key: value for key, value in tree.values.items() if key != "extends"}
+    if name is None:
+        return own, []
+    where = tree.where(("extends",))
+    bases = {
+        base.stem: base for base in (path.parent / "bases", SHIPPED / "bases") for base in base.glob("*.yaml")
+    }
+    if not isinstance(name, str) or name not in bases:
+        near = difflib.get_close_matches(str(name), bases, n=1) or sorted(bases)
+        return own, [
+            Problem(where=where, path="extends", what=f"no base '{name}'; there is {', '.join(near)}")
+        ]
+    base, problems = _read(bases[name])
+    if "extends" in base.values:
+        problems.append(
+            Problem(where=base.source, path="extends", what="a base extends nothing: one level only")
+        )
+    merged: dict[str, Any] = {}
+    for key in {**base.values, **own}:
+        ours, theirs = own.get(key), base.values.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            merged[key] = {**theirs, **ours}
+        else:
+            merged[key] = ours if key in own else theirs
+    for line_path, line in base.lines.items():
+        # A message about an inherited value points into the base.
+        tree.lines.setdefault(line_path, line)
+    return merged, problems
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str], tree: Tree) -> list[Problem]:
+    problems = []
+    seen: set[str] = set()
+    for override in overrides:
+        where = f"--set {override}"
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        parts = key.split(".")
+        if not equals or not all(parts):
+            problems.append(
+                Problem(where=where, path="", what="write section.key=value, e.g. train.steps=1000")
+            )
+            continue
+        if key in seen:
+            problems.append(Problem(where=where, path=key, what="set twice; keep one"))
+            continue
+        seen.add(key)
+        try:
+            value = scalar(text.strip())
+        except ValueError as error:
+            problems.append(Problem(where=where, path=key, what=str(error)))
+            continue
+        target = values
+        for part in parts[:-1]:
+            inner = target.get(part)
+            target[part] = dict(inner) if isinstance(inner, dict) else {}
+            target = target[part]
+        target[parts[-1]] = value
+        tree.set_by_option(tuple(parts), where)
+    return problems
+
+
+def _named_weights(values: dict[str, Any], tree: Tree) -> list[Problem]:
+    """Replace the name (or file) of a published set of domain weights by its weights."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return []
+    name = data.get("domain_weights")
+    if not isinstance(name, str) or name in ("uniform", "natural"):
+        return []
+    where, path = tree.where(("data", "domain_weights")), "data.domain_weights"
+    sets = {file.stem: file for file in sorted((SHIPPED / "domain_weights").glob("*.yaml"))}
+    file = sets.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
+    if file is None or not file.is_file():
+        known = ["uniform", "natural", *sets]
+        near = difflib.get_close_matches(name, known, n=1) or known
+        return [
+            Problem(where=where, path=path, what=f"no set of weights '{name}'; there is {', '.join(near)}")
+        ]
+    tree_of_set, problems = _read(file)
+    data["domain_weights"] = tree_of_set.values.get("weights")
+    return problems

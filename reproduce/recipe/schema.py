@@ -1,0 +1,187 @@
+"""The sections of a recipe: frozen dataclasses, a docstring with the unit under each field.
+
+`data` is declared by its owner, data_prep.spec.DataSpec. Bounds stand in the annotations; combinations of
+fields are checked in checks.py. Derived numbers are properties.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from data_prep.spec import DataSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Bounds of a number, ends included unless `open_low`."""
+
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+
+    def admits(self, value: float) -> bool:
+        """Whether the value lies within the bounds (NaN never does)."""
+        if self.low is not None and not (value > self.low or (value == self.low and not self.open_low)):
+            return False
+        return self.high is None or value <= self.high
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        return f"between {self.low or 0:g} and {self.high:g}"
+
+
+Count = Annotated[int, Range(low=1)]
+CountOrZero = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(low=0, open_low=True)]
+NotNegative = Annotated[float, Range(low=0)]
+Share = Annotated[float, Range(low=0, high=1)]
+SeedNumber = Annotated[int, Range(low=0, high=2**32 - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The architecture; built by Hugging Face's GPT2LMHeadModel or LlamaForCausalLM."""
+
+    family: Literal["gpt2", "llama"]
+    """Which of the paper's two architectures."""
+    layers: Count
+    """Transformer blocks."""
+    heads: Count
+    """Attention heads; divides width."""
+    width: Count
+    """Embedding dimension."""
+    feed_forward: Count | None = None
+    """Inner dimension of the feed-forward blocks. gpt2: null is 4 x width. llama: required."""
+    context: Count
+    """Longest sequence in tokens."""
+    vocab: Count
+    """Vocabulary size; must equal the token store's."""
+    dropout: Share = 0.0
+    """Dropout probability on embeddings, attention and residuals (gpt2 only; Hugging Face's default 0.1)."""
+    tie_embeddings: bool = True
+    """Share the token embedding with the output matrix."""
+
+    @property
+    def inner(self) -> int:
+        """Inner dimension of the feed-forward blocks."""
+        return self.feed_forward or 4 * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """The loop: how long, how many samples a step, in what precision."""
+
+    steps: Count
+    """Optimizer steps."""
+    global_batch: Count
+    """M: samples of one optimizer step, the batch that weights are computed over."""
+    micro_batch: Count | None = None
+    """Samples of one forward pass; null is the whole global batch. Weights stay exact over the batch M."""
+    sequence: Annotated[int, Range(low=2)]
+    """Tokens of a sample."""
+    clip_norm: Positive = 1.0
+    """Global gradient norm above which gradients are scaled down."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """fp32; bf16: forward and backward in bfloat16, float32 weights, losses and updates; auto: bf16 on a
+    GPU that has it, else fp32."""
+    log_every_steps: Count = 10
+    """A line of metrics.jsonl this often; the first and the last step always."""
+    checkpoint_every_steps: Count = 1000
+    """A checkpoint this often, and at the end."""
+    keep_checkpoints: Annotated[int, Range(low=1)] = 2
+    """Newest checkpoints kept; older ones are deleted after a newer one is complete."""
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Tokens of one global batch."""
+        return self.global_batch * self.sequence
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.steps * self.tokens_a_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW and its learning rate: linear warm-up, then cosine to the end rate at the last step."""
+
+    lr: Positive
+    """Peak learning rate."""
+    end_lr: NotNegative
+    """Learning rate of the last step."""
+    warmup_steps: CountOrZero
+    """Steps of linear warm-up to the peak."""
+    warmup_start_lr: NotNegative = 1e-7
+    """Learning rate the warm-up starts from."""
+    weight_decay: NotNegative = 0.01
+    """Decoupled weight decay, on matrices only: not on biases and normalisation gains."""
+    beta1: Share = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: Share = 0.999
+    """Decay of the squared gradient's running mean."""
+    eps: Positive = 1e-8
+    """Added to the denominator of the update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReweightingSpec:
+    """The paper's method (Section 4 and Algorithm 1)."""
+
+    strategy: str = "uniform"
+    """uniform, linupper, quadratic, extremes, linear, dro_kl or capped_softmax."""
+    r: Positive = 0.4
+    """Temperature after the warm-up; dro_kl's lambda. No effect with uniform."""
+    delta: Positive = 1.0
+    """Half-width of the normalised losses."""
+    warmup_steps: CountOrZero = 0
+    """Steps before r takes effect."""
+    warmup: Literal["uniform", "large_r"] = "large_r"
+    """Weights during the warm-up: exactly uniform (released GPT-2 code) or r = 100 (paper; released Llama
+    code)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """Log-perplexity per domain on a fixed set of held-out windows."""
+
+    every_steps: Count = 1000
+    """An evaluation this often, and at the end."""
+    samples: Count = 20000
+    """At most this many windows, spread evenly over the domains; the same ones for every run on a store."""
+    batch: Count = 32
+    """Samples of one forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperSpec:
+    """Which published number a run stands beside."""
+
+    table: str | None = None
+    """Table id of reproduce/paper/numbers, e.g. table1."""
+    model: str | None = None
+    """Row of that table, e.g. GPT2-mini."""
+    scale: Literal["paper", "reduced"] = "reduced"
+    """paper: the paper's model, data and length. reduced: only the sign of a difference is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run, complete."""
+
+    name: str
+    """Name of the recipe: its file's stem."""
+    seed: SeedNumber = 42
+    """Fixes initial weights, data order, domain draws and dropout."""
+    model: ModelSpec
+    data: DataSpec = field(default_factory=DataSpec)
+    train: TrainSpec
+    optimizer: OptimizerSpec
+    reweighting: ReweightingSpec = field(default_factory=ReweightingSpec)
+    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
+    paper: PaperSpec = field(default_factory=PaperSpec)
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes of one optimizer step."""
+        return self.train.global_batch // (self.train.micro_batch or self.train.global_batch)
