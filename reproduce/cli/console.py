@@ -20,7 +20,9 @@ PLAIN_INTERVAL_S = 10.0
 
 def json_option(function: F) -> F:
     """Add --json: exactly one document on stdout, everything else on stderr."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(
+        function
+    )
 
 
 def emit_json(document: object) -> None:
@@ -58,16 +60,17 @@ class Progress:
 
     def __init__(self, label: str, total: float, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._start = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._first: float | None = None
-        self._last_line = self._start
         self._width = 0
         self._tty = sys.stderr.isatty()
 
     def update(self, done: float, detail: str = "") -> None:
         """Report that `done` of the total is behind us; cheap to call often."""
         now = time.monotonic()
-        self._first = done if self._first is None else self._first
+        if self._first is None:
+            # The rate counts from here: what came before (imports, opening files) was no progress.
+            self._first, self._start = done, now
         waited = now - self._last_line
         if waited < (0.2 if self._tty else PLAIN_INTERVAL_S) and done < self._total:
             return

@@ -60,9 +60,12 @@ def head_losses(hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: in
     targets = labels[:, 1:]
     active = targets != ignore_index
     rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    token_losses: Tensor = _LateHead.apply(  # type: ignore[no-untyped-call]
-        rows, weight.to(rows.dtype), targets.masked_fill(~active, 0).reshape(-1)
-    )
+    flat_targets = targets.masked_fill(~active, 0).reshape(-1)
+    weight = weight.to(rows.dtype)
+    if torch.is_grad_enabled():
+        token_losses: Tensor = _LateHead.apply(rows, weight, flat_targets)  # type: ignore[no-untyped-call]
+    else:
+        token_losses = _losses_alone(rows, weight, flat_targets)
     return _mean_over_targets(token_losses.view(targets.shape), active)
 
 
@@ -100,6 +103,16 @@ class _LateHead(torch.autograd.Function):
 
 ROWS_A_CHUNK = 512
 """Rows whose logits are turned into their gradient at a time: few enough to stay in a cache."""
+
+SCORED_ROWS_A_CHUNK = 4096
+"""Rows whose logits are alive at a time where no gradient will be asked for."""
+
+
+def _losses_alone(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Losses (N,) without a graph, and without N x V logits."""
+    size = SCORED_ROWS_A_CHUNK
+    chunks = zip(torch.split(rows, size), torch.split(targets, size), strict=True)
+    return torch.cat([F.cross_entropy((r @ weight.T).float(), t, reduction="none") for r, t in chunks])
 
 
 def _losses_and_gradient_in_place(logits: Tensor, targets: Tensor) -> Tensor:

@@ -17,10 +17,6 @@ from reproduce.method.temperature import Temperature, WarmupStyle
 class Reweighted:
     """One step's weights, and what they came from."""
 
-    loss: Tensor
-    """Scalar to back-propagate: world size x sum of own weight x own loss; gradient averaging over ranks
-    makes that the sum over the global batch (Algorithm 1, line 6)."""
-
     own_weights_B: Tensor
     """(B,) own slice of the weights, float32, no gradient."""
 
@@ -32,6 +28,27 @@ class Reweighted:
 
     r: float | None
     """Temperature of this step; None: exactly uniform."""
+
+    uniform: bool
+    """Whether every weight is exactly 1/M, whatever the losses."""
+
+    world: int
+    """Ranks that share the global batch."""
+
+    def loss(self, losses_B: Tensor, part: slice | None = None) -> Tensor:
+        """The scalar to back-propagate: world x sum of own weight x own loss.
+
+        Gradient averaging over ranks makes that the sum over the global batch (Algorithm 1, line 6).
+
+        Args:
+            losses_B: own losses with their graph, or those of one micro-batch.
+            part: where that micro-batch lies among the own samples; the scalars of all parts add up.
+        """
+        own_B = self.own_weights_B if part is None else self.own_weights_B[part]
+        if self.uniform and len(own_B) == len(self.own_weights_B):
+            # The plain mean's own reduction: uniform training is bit-equal to it.
+            return losses_B.mean()
+        return self.world * (own_B * losses_B).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +75,11 @@ class SampleReweighter:
         reweighter = SampleReweighter("linupper", r=0.4, warmup_steps=1000)
         for step in range(1, steps + 1):
             losses_B = sample_losses(model(tokens_BT).logits, tokens_BT)
-            reweighter(losses_B, step).loss.backward()
+            reweighter(losses_B, step).backward()
 
     Where torch.distributed is initialised, weights are computed over all ranks (each rank must bring
-    the same number of samples). With micro-batches, gather their losses first: `weights(losses_M, step)`.
+    the same number of samples). With micro-batches, `weigh` the losses of all of them first, then
+    back-propagate `loss(losses, part)` of each.
     """
 
     def __init__(
@@ -93,24 +111,31 @@ class SampleReweighter:
         strategy = STRATEGIES["uniform" if r is None else self.strategy]
         return strategy(losses_M, r or 1.0, self.delta)
 
-    def __call__(self, losses_B: Tensor, step: int) -> Reweighted:
-        """Gather, weigh, and take the own slice by global rank (Algorithm 1, lines 2 to 6).
+    def __call__(self, losses_B: Tensor, step: int) -> Tensor:
+        """The scalar to back-propagate for own losses (B,) of the global batch's step, 1 for the first.
+
+        `weigh` gives the weights too, and what to record.
+        """
+        return self.weigh(losses_B, step).loss(losses_B)
+
+    def weigh(self, losses_B: Tensor, step: int) -> Reweighted:
+        """Gather, weigh, and take the own slice by global rank (Algorithm 1, lines 2 to 5).
 
         Args:
-            losses_B: (B,) own per-sample losses with their graph, nats; B equal on all ranks.
+            losses_B: (B,) own per-sample losses, nats; of all micro-batches, B equal on all ranks.
             step: 1 for the first step.
         """
+        own = losses_B.numel()
         losses_M = self.gather(losses_B.detach().float())
         weights_M = self.weights(losses_M, step)
         world, rank = _world_and_rank()
-        own_B = weights_M[rank * losses_B.numel() : (rank + 1) * losses_B.numel()]
         return Reweighted(
-            # The plain mean's own reduction where the weights are 1/M: uniform training is bit-equal to it.
-            loss=losses_B.mean() if self.is_uniform(step) else world * (own_B * losses_B).sum(),
-            own_weights_B=own_B,
+            own_weights_B=weights_M[rank * own : (rank + 1) * own],
             weights_M=weights_M,
             losses_M=losses_M,
             r=self.temperature.at(step),
+            uniform=self.is_uniform(step),
+            world=world,
         )
 
     def gather(self, own_B: Tensor) -> Tensor:

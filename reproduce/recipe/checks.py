@@ -93,7 +93,7 @@ def _schedule(recipe: Recipe) -> Iterator[Found]:
     if reweighting.strategy != "uniform" and reweighting.warmup_steps >= steps:
         yield (
             "reweighting.warmup_steps",
-            f"{reweighting.warmup_steps} is past the end of train.steps {steps}; r would never be used; lower it",
+            f"{reweighting.warmup_steps} is past the end of train.steps {steps}: r is never used; lower it",
         )
     if optimizer.end_lr > optimizer.lr:
         yield "optimizer.end_lr", f"{optimizer.end_lr:g} is above the peak optimizer.lr {optimizer.lr:g}"

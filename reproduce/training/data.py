@@ -1,0 +1,90 @@
+"""The token store of a recipe: that it fits, the batches of every step, the fixed evaluation set."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep.batches import Batches
+from data_prep.errors import DataError
+from data_prep.token_store import TokenStore
+from eval.perplexity import EvaluationSet, spread
+from reproduce.errors import RecipeError
+from reproduce.recipe import Recipe
+
+
+def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
+    """The store at `data`, or where `reweight prep` puts this recipe's; it must fit the model.
+
+    Raises:
+        DataError: missing or damaged.
+        RecipeError: made with another tokenizer, or of another vocabulary than the model's.
+    """
+    path = data or recipe.data.default_path
+    if data is None and not path.exists():
+        raise DataError(
+            f"no token store at {path}; make it with `reweight prep {recipe.data.dataset} "
+            f"--tokenizer {recipe.data.tokenizer}`, or name another with --data DIR"
+        )
+    store = TokenStore.open(path)
+    tokenizer = store.manifest.tokenizer
+    if tokenizer.name != recipe.data.tokenizer:
+        raise RecipeError(
+            f"{path} was made with tokenizer {tokenizer.name}, not data.tokenizer {recipe.data.tokenizer}; "
+            f"use another --data, or --set data.tokenizer={tokenizer.name} "
+            f"--set model.vocab={tokenizer.vocab_size}"
+        )
+    if tokenizer.vocab_size != recipe.model.vocab:
+        raise RecipeError(
+            f"{path} has a vocabulary of {tokenizer.vocab_size}, and model.vocab is {recipe.model.vocab}; "
+            f"use another --data, or --set model.vocab={tokenizer.vocab_size}"
+        )
+    return store
+
+
+def verify_store(
+    store: TokenStore, recipe: Recipe, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Read the splits the run uses against their digests.
+
+    Raises:
+        DataError: naming the first damaged shard and the command that mends it.
+    """
+    problems = store.verify(progress, splits=[recipe.data.train_split, recipe.data.eval_split])
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0].path}: {problems[0].what}{more}; {problems[0].remedy}")
+
+
+def training_batches(store: TokenStore, recipe: Recipe) -> Batches:
+    """The batches of every step; enough tokens for all of them unless the recipe allows epochs."""
+    batches = Batches(
+        store,
+        split=recipe.data.train_split,
+        domain_weights=recipe.data.domain_weights,
+        global_batch=recipe.train.global_batch,
+        sequence=recipe.train.sequence,
+        seed=recipe.seed,
+        order=recipe.data.order,
+    )
+    if not recipe.data.repeat:
+        batches.check_enough(recipe.train.steps)
+    return batches
+
+
+def evaluation_set(store: TokenStore, recipe: Recipe) -> EvaluationSet:
+    """Windows of the evaluation split, spread evenly; the same for every run on this store and length.
+
+    No seed takes part: the released code draws a fresh random set in each run.
+    """
+    split, length = recipe.data.eval_split, recipe.train.sequence
+    domains = store.domains(split)
+    share = max(1, recipe.evaluation.samples // len(domains))
+    windows = {}
+    for domain in domains:
+        chosen = spread(share, store.windows(split, domain, length))
+        if len(chosen) == 0:
+            raise DataError(
+                f"{store.path}/{split}/{domain} has not one window of {length} tokens to evaluate on; "
+                "prepare more data, or shorten train.sequence"
+            )
+        windows[domain] = store.read_windows(split, domain, chosen, length)
+    return EvaluationSet(windows=windows)

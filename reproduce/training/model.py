@@ -1,0 +1,98 @@
+"""A recipe's model: Hugging Face's GPT-2 or Llama, built from its configuration, with per-sample losses.
+
+Shapes: B samples, T tokens, V vocabulary, D width.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from reproduce.method import head_losses, sample_losses
+from reproduce.recipe import ModelSpec
+
+Head = Literal["late", "logits"]
+
+
+class LanguageModel(nn.Module):
+    """Token ids in, per-sample losses out."""
+
+    def __init__(self, network: PreTrainedModel, head: Head = "late") -> None:
+        """`head` late: the loss straight from the hidden states, `logits`: by way of logits in float32."""
+        super().__init__()
+        self.network = network
+        self._head = head
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Losses (B,) float32, nats a token, of sequences of token ids (B, T)."""
+        if self._head == "logits":
+            return sample_losses(self.network(input_ids=tokens_BT, use_cache=False).logits, tokens_BT)
+        hidden_BTD = self.network.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        return head_losses(hidden_BTD, self.network.get_output_embeddings().weight, tokens_BT)
+
+
+def build_network(spec: ModelSpec, seed: int, end_of_text: int) -> PreTrainedModel:
+    """The untrained network; the seed decides every weight.
+
+    Args:
+        spec: architecture.
+        seed: of torch's generator while the weights are drawn.
+        end_of_text: id of the end-of-text token, written into the configuration.
+    """
+    torch.manual_seed(seed)
+    return _gpt2(spec, end_of_text) if spec.family == "gpt2" else _llama(spec, end_of_text)
+
+
+def _gpt2(spec: ModelSpec, end_of_text: int) -> PreTrainedModel:
+    config = GPT2Config(
+        n_layer=spec.layers,
+        n_head=spec.heads,
+        n_embd=spec.width,
+        n_inner=spec.feed_forward,
+        n_positions=spec.context,
+        vocab_size=spec.vocab,
+        resid_pdrop=spec.dropout,
+        embd_pdrop=spec.dropout,
+        attn_pdrop=spec.dropout,
+        tie_word_embeddings=spec.tie_embeddings,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        attn_implementation="sdpa",
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama(spec: ModelSpec, end_of_text: int) -> PreTrainedModel:
+    config = LlamaConfig(
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        hidden_size=spec.width,
+        intermediate_size=spec.inner,
+        max_position_embeddings=spec.context,
+        vocab_size=spec.vocab,
+        tie_word_embeddings=spec.tie_embeddings,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
+def export(network: PreTrainedModel, folder: Path, tokenizer_json: Path | None) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and the tokenizer if there is one."""
+    logging.disable_progress_bar()  # progress is the caller's to show
+    network.save_pretrained(folder)
+    if tokenizer_json is not None:
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(tokenizer_json),
+            bos_token="<|endoftext|>",
+            eos_token="<|endoftext|>",
+            unk_token="<|endoftext|>",
+            model_max_length=network.config.max_position_embeddings,
+        )
+        tokenizer.save_pretrained(folder)
