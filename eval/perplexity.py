@@ -66,16 +66,18 @@ def log_perplexity(
         evaluation: the windows; every domain has at least one.
         losses: the model; all windows have T tokens, so the mean of window losses is the mean over tokens.
         batch: windows handed to `losses` at a time.
-        advance: told the number of windows done after each batch.
+        advance: told, after each batch, how many windows are done.
     """
     scores = {}
+    done = 0
     for domain, windows in evaluation.windows.items():
         parts = []
         for start in range(0, len(windows), batch):
             part = windows[start : start + batch]
             parts.append(losses(part).astype(np.float64))
+            done += len(part)
             if advance is not None:
-                advance(len(part))
+                advance(done)
         scores[domain] = _summary(np.concatenate(parts))
     domains = list(scores.values())
     scores[MEAN] = LogPerplexity(

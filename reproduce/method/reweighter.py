@@ -154,7 +154,7 @@ def weight_statistics(losses_M: Tensor, weights_M: Tensor) -> WeightStatistics:
     """Summaries of one step's losses (M,) and weights (M,). Synchronises once: call it on steps that log."""
     w = weights_M.double()
     losses = losses_M.double()
-    entropy = -torch.special.xlogy(w, w).sum()
+    entropy = 0.0 - torch.special.xlogy(w, w).sum()  # not -sum: a one-hot batch has entropy 0, not -0
     values = torch.stack(
         [
             losses.mean(),

@@ -123,12 +123,17 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         ResumeError: tensors that do not fit this model.
     """
+    load_parameters(checkpoint, model)
     parameters = dict(model.named_parameters())
-    _load_into(checkpoint.path / MODEL, parameters)
     state = _empty_optimizer_tensors(parameters)
     _load_into(checkpoint.path / OPTIMIZER, state)
     for name, parameter in parameters.items():
         optimizer.state[parameter] = {key: state[f"{name}/{key}"] for key in ADAM_STATE}
+
+
+def load_parameters(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Put a verified checkpoint's parameters in place (ResumeError: they do not fit)."""
+    _load_into(checkpoint.path / MODEL, dict(model.named_parameters()))
 
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")

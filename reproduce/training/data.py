@@ -1,5 +1,6 @@
 """The token store of a recipe: that it fits, the batches of every step, the fixed evaluation set."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
             f"use another --data, or --set model.vocab={tokenizer.vocab_size}"
         )
     return store
+
+
+def recorded_store(run: Path) -> Path | None:
+    """The token store that a run was trained on, from its provenance.json; None where it is not recorded."""
+    try:
+        document = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    data = document.get("data") if isinstance(document, dict) else None
+    return Path(data) if isinstance(data, str) else None
 
 
 def verify_store(

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from data_prep.batches import Batches, BatchPlan
 from data_prep.token_store import TokenStore
-from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
-from eval.results import Results, log_perplexity_score, write_results
+from eval.perplexity import EvaluationSet, LogPerplexity, log_perplexity
+from eval.results import Results, write_results
 from reproduce.errors import ExitCode, NonFiniteError
 from reproduce.method import SampleReweighter, weight_statistics
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
 from reproduce.training.data import evaluation_set, open_store, training_batches, verify_store
+from reproduce.training.evaluate import Losses, as_scores
 from reproduce.training.mesh import Mesh, make_mesh
 from reproduce.training.model import LanguageModel, build_network, export
 from reproduce.training.optimizer import build_optimizer, learning_rate
@@ -225,8 +226,8 @@ class _Trainer:
         )
 
     def _evaluate(self, step: int) -> dict[str, LogPerplexity]:
-        self._model.eval()
-        scores = log_perplexity(self._evaluation, self._losses, self._recipe.evaluation.batch)
+        losses = Losses(self._model, self._mesh)
+        scores = log_perplexity(self._evaluation, losses, self._recipe.evaluation.batch)
         self._folder.log(
             kind="eval",
             step=step,
@@ -237,12 +238,6 @@ class _Trainer:
         )
         self._clock.skip()
         return scores
-
-    @torch.no_grad()
-    def _losses(self, tokens_BT: NDArray[np.int32]) -> NDArray[np.float32]:
-        with self._mesh.autocast():
-            losses: NDArray[np.float32] = self._model(self._mesh.place(tokens_BT)).cpu().numpy()
-        return losses
 
     def _save(self, step: int) -> None:
         checkpoint.save(
@@ -276,10 +271,7 @@ class _Trainer:
                 recipe=self._recipe.name,
                 seed=self._recipe.seed,
                 step=steps,
-                scores=tuple(
-                    log_perplexity_score(name, s.value, stderr=s.stderr, n=s.n, version=METRIC_VERSION)
-                    for name, s in scores.items()
-                ),
+                scores=as_scores(scores),
                 eval_set_sha256=self._evaluation.sha256,
                 versions=versions(),
             ),

@@ -1,0 +1,135 @@
+"""`reweight eval`: scores of finished runs, added to their results.json."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reproduce.cli.console import emit_json, json_option, note, print_table, progress
+from reproduce.errors import DataError, ExitCode
+
+if TYPE_CHECKING:
+    from eval.perplexity import EvaluationSet, LogPerplexity
+    from reproduce.recipe import Recipe
+    from reproduce.training.mesh import Mesh
+
+    Scoring = Callable[[Callable[[int], None]], dict[str, LogPerplexity]]
+
+SUITES = ("perplexity",)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--suite", type=click.Choice(SUITES), default="perplexity", show_default=True)
+@click.option("--checkpoint", "which", default="last", show_default=True, metavar="last|all|STEP")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Token store.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many windows, over all domains.")
+@json_option
+def command(
+    runs: tuple[Path, ...], suite: str, which: str, data: Path | None, limit: int | None, as_json: bool
+) -> int:
+    """Measure log-perplexity per domain, in nats, on the store's fixed held-out windows.
+
+    `last` is the exported model and goes into RUN/results.json; STEP and `all` are checkpoints and are
+    printed. A --limit is printed only: it is another evaluation set.
+
+    \b
+    Examples:
+      reweight eval runs/gpt2_nano_linupper/seed-42
+      reweight eval runs/gpt2_nano_linupper/seed-42 --checkpoint 400
+      reweight eval runs/gpt2_nano_*/seed-* --json
+    """
+    documents = [_evaluate(run, which, data, limit, as_json) for run in runs]
+    if as_json:
+        emit_json([entry for entries in documents for entry in entries])
+    return ExitCode.DONE
+
+
+def _evaluate(
+    run: Path, which: str, data: Path | None, limit: int | None, as_json: bool
+) -> list[dict[str, Any]]:
+    own = run / "recipe.yaml"
+    if not own.is_file():
+        raise DataError(f"{run} is not a run folder: it has no recipe.yaml; `reweight train` makes one")
+    from reproduce.recipe import load_recipe
+    from reproduce.training.data import evaluation_set, open_store, recorded_store
+    from reproduce.training.mesh import make_mesh
+
+    recipe = load_recipe(str(own))
+    if limit is not None:
+        recipe = replace(recipe, evaluation=replace(recipe.evaluation, samples=limit))
+    store = open_store(recipe, data or recorded_store(run))
+    evaluation = evaluation_set(store, recipe)
+    mesh = make_mesh(recipe.train.precision)
+    entries = []
+    for step, score in _targets(run, which, recipe, evaluation, mesh):
+        windows = sum(len(w) for w in evaluation.windows.values())
+        with progress(f"{run} step {step}", windows, "windows") as line:
+            scores = score(line.update)
+        if which == "last" and limit is None:
+            _record(run, step, scores, evaluation.sha256)
+        entries.append(
+            {
+                "run": str(run),
+                "step": step,
+                "log_perplexity": {name: s.value for name, s in scores.items()},
+                "stderr": {name: s.stderr for name, s in scores.items()},
+                "n": {name: s.n for name, s in scores.items()},
+                "eval_set_sha256": evaluation.sha256,
+            }
+        )
+        if not as_json:
+            rows = [(name, f"{s.value:.4f}", f"{s.stderr:.4f}", s.n) for name, s in scores.items()]
+            print_table(
+                f"{run}, step {step}: log-perplexity", ("domain", "nats", "std. error", "windows"), rows
+            )
+    return entries
+
+
+def _targets(
+    run: Path, which: str, recipe: "Recipe", evaluation: "EvaluationSet", mesh: "Mesh"
+) -> "list[tuple[int, Scoring]]":
+    """Step and scoring function of the exported model, or of checkpoints."""
+    from reproduce.training.checkpoint import checkpoints
+    from reproduce.training.evaluate import evaluate_checkpoint, evaluate_model
+
+    if which == "last":
+        model = run / "model"
+        if not (model / "config.json").is_file():
+            raise DataError(
+                f"{run} has no model/ yet; finish it with `reweight train`, or use --checkpoint all"
+            )
+        batch = recipe.evaluation.batch
+        return [(recipe.train.steps, lambda advance: evaluate_model(model, evaluation, mesh, batch, advance))]
+    found = {c.step: c for c in checkpoints(run / "checkpoints")}
+    have = ", ".join(map(str, found)) or "none"
+    if which == "all":
+        steps = list(found)
+    elif which.isdecimal():
+        steps = [int(which)]
+    else:
+        raise click.UsageError(f"--checkpoint {which}: give last, all or a step; there is {have}")
+    missing = [step for step in steps if step not in found]
+    if missing or not steps:
+        raise DataError(f"{run} has no checkpoint {which}; there is {have}")
+
+    def scoring(step: int) -> "Scoring":
+        return lambda advance: evaluate_checkpoint(found[step], recipe, evaluation, mesh, advance)
+
+    return [(step, scoring(step)) for step in steps]
+
+
+def _record(run: Path, step: int, scores: "dict[str, LogPerplexity]", sha256: str) -> None:
+    """Put the scores into results.json in place of earlier ones of this suite, keeping other suites'."""
+    from eval.results import PERPLEXITY_SUITE, read_results, write_results
+    from reproduce.training.evaluate import as_scores
+
+    path = run / "results.json"
+    results = read_results(path)
+    others = tuple(s for s in results.scores if s.suite != PERPLEXITY_SUITE)
+    write_results(
+        path, replace(results, step=step, scores=as_scores(scores) + others, eval_set_sha256=sha256)
+    )
+    note(f"wrote {path}")

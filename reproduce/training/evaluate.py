@@ -1,0 +1,83 @@
+"""Log-perplexity of a model: during a run, of a finished run, or of one of its checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from data_prep.errors import DataError
+from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
+from eval.results import Score, log_perplexity_score
+from reproduce.recipe import Recipe
+from reproduce.training import checkpoint
+from reproduce.training.mesh import Mesh
+from reproduce.training.model import LanguageModel, build_network
+
+
+class Losses:
+    """A model as the callable that eval.perplexity asks for: token ids (b, T) -> losses (b,)."""
+
+    def __init__(self, model: LanguageModel, mesh: Mesh) -> None:
+        """The model is already on the mesh's device."""
+        self._model, self._mesh = model, mesh
+
+    @torch.no_grad()
+    def __call__(self, tokens_BT: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Losses (b,) in nats a token, dropout off."""
+        self._model.eval()
+        with self._mesh.autocast():
+            losses: NDArray[np.float32] = self._model(self._mesh.place(tokens_BT)).cpu().numpy()
+        return losses
+
+
+def evaluate_model(
+    folder: Path,
+    evaluation: EvaluationSet,
+    mesh: Mesh,
+    batch: int,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, LogPerplexity]:
+    """Log-perplexity of an exported Hugging Face model folder."""
+    network = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return _score(LanguageModel(network), evaluation, mesh, batch, advance)
+
+
+def evaluate_checkpoint(
+    found: checkpoint.Checkpoint,
+    recipe: Recipe,
+    evaluation: EvaluationSet,
+    mesh: Mesh,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, LogPerplexity]:
+    """Log-perplexity of a training checkpoint.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+    """
+    wrong = checkpoint.damage(found)
+    if wrong is not None:
+        raise DataError(f"{wrong}; evaluate another checkpoint")
+    model = LanguageModel(build_network(recipe.model, recipe.seed, end_of_text=0))
+    checkpoint.load_parameters(found, model)
+    return _score(model, evaluation, mesh, recipe.evaluation.batch, advance)
+
+
+def as_scores(perplexities: dict[str, LogPerplexity]) -> tuple[Score, ...]:
+    """What results.json records of them."""
+    return tuple(
+        log_perplexity_score(name, s.value, stderr=s.stderr, n=s.n, version=METRIC_VERSION)
+        for name, s in perplexities.items()
+    )
+
+
+def _score(
+    model: LanguageModel,
+    evaluation: EvaluationSet,
+    mesh: Mesh,
+    batch: int,
+    advance: Callable[[int], None] | None,
+) -> dict[str, LogPerplexity]:
+    return log_perplexity(evaluation, Losses(model.to(mesh.device), mesh), batch, advance)
