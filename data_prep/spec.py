@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Dataset = Literal["slimpajama", "slimpajama-627b", "fineweb", "local", "embedded"]
+DATASETS: tuple[Dataset, ...] = ("slimpajama", "slimpajama-627b", "fineweb", "local", "embedded")
+"""What `reweight prep` can prepare; data_prep.sources says where each comes from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
@@ -43,3 +47,46 @@ def default_store(dataset: str, tokenizer: str) -> Path:
     """Folder of a token store under ./data, e.g. data/slimpajama-gpt2, data/slimpajama-bpe4096."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "", tokenizer.replace("bpe:", "bpe"))
     return Path("data") / f"{dataset}-{slug}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepSpec:
+    """One preparation: which text, which tokenizer, where to."""
+
+    dataset: Dataset
+    """Layout and, without `inputs`, hub repository of the text."""
+
+    inputs: tuple[Path, ...] = ()
+    """Local files and folders in the data set's layout; empty reads the hub (or this machine's own text)."""
+
+    out: Path | None = None
+    """Folder of the store; None is `default_store(dataset, tokenizer name)`."""
+
+    tokenizer: str = "gpt2"
+    """gpt2 (from the hub), bpe:VOCAB (trained on the text), or a local file or folder."""
+
+    split_map: tuple[tuple[str, str], ...] = ()
+    """(ours, theirs): our split is read from that split of the source."""
+
+    domain_from: str | None = None
+    """Field of a record, dotted, that holds its domain; None takes it from the data set's own rule."""
+
+    subset: str | None = None
+    """Named part of a hub data set, as sample-100BT of fineweb; None is its default."""
+
+    revision: str | None = None
+    """Commit, tag or branch of the hub repository; None is main, pinned to its commit on the first run."""
+
+    validation_share: float = 0.01
+    """Share of documents, chosen by the hash of their text, held out when the source has no validation."""
+
+    limit_tokens: int | None = None
+    """At most this many training tokens, whole documents, in the order of the input files."""
+
+    workers: int | None = None
+    """Processes; None is one for each core this process may use. The result does not depend on it."""
+
+    @property
+    def held_out_per_10000(self) -> int:
+        """`validation_share` in whole ten-thousandths, as a manifest records it."""
+        return round(self.validation_share * 10_000)

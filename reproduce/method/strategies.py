@@ -17,7 +17,8 @@ RANGE_FLOOR = 1e-6
 CAP = 2.0
 """Proposition 1's bound on a weight, as a multiple of the uniform weight 1/M."""
 
-CAPPED_SOFTMAX_SORT_EPS = 1e-12
+CAP_TOLERANCE = 1e-12
+"""Relative rounding error under which a weight still counts as within the cap."""
 
 
 def normalise(losses_M: Tensor, delta: float = 1.0) -> Tensor:
@@ -108,14 +109,15 @@ def _capped_softmax_weights(losses_M: Tensor, r: float | Tensor, delta: float) -
     gaps_M = losses_M.double()
     logits_M = (gaps_M - gaps_M.max()) / r
     sorted_M, order_M = torch.sort(logits_M, descending=True)
-    # log of the sum of the tail from k on: the free samples' unnormalised mass, safe from underflow.
-    tail_M = torch.flip(torch.logcumsumexp(torch.flip(sorted_M, (0,)), 0), (0,))
+    # Row k: the mass of the samples from k on, in units of sample k's. Differences first: a running
+    # logsumexp would lose the digits of a tail that lies far below the top.
+    gaps_MM = (sorted_M.unsqueeze(0) - sorted_M.unsqueeze(1)).clamp_max(0.0)
+    tail_M = torch.triu(gaps_MM.exp()).sum(dim=1)
     capped_M = torch.arange(count, device=losses_M.device, dtype=torch.float64)
     free_mass_M = 1.0 - cap * capped_M
-    largest_free_M = free_mass_M * torch.exp(sorted_M - tail_M)
-    fits_M = (free_mass_M >= 0) & (largest_free_M <= cap * (1 + CAPPED_SOFTMAX_SORT_EPS))
+    fits_M = (free_mass_M >= 0) & (free_mass_M / tail_M <= cap * (1 + CAP_TOLERANCE))
     k = torch.argmax(fits_M.to(torch.int8))  # the first k that fits; k = floor(M/2) always does
-    free_M = free_mass_M[k] * torch.exp(sorted_M - tail_M[k])
+    free_M = free_mass_M[k] * gaps_MM[k].exp() / tail_M[k]
     weights_sorted_M = torch.where(capped_M < k, torch.full_like(free_M, cap), free_M)
     return torch.empty_like(weights_sorted_M).scatter(0, order_M, weights_sorted_M).float()
 

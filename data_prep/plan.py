@@ -1,0 +1,214 @@
+"""What a preparation set out to do, and which input files it has committed: DIR/.prep/.
+
+A plan is what must be equal for a rerun to continue. A record says that one input file's shards are in
+place; it is written after them, so a file without a record is simply done again.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from data_prep.errors import DataError, ResumeError
+from data_prep.fields import Fields
+from data_prep.files import write_text_atomically
+from data_prep.items import Item
+from data_prep.manifest import Domain, TokenizerInfo, parse_domain, parse_tokenizer
+from data_prep.readers import Kind
+from data_prep.spec import DATASETS, PrepSpec
+
+WORK = ".prep"
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides the content of a store."""
+
+    dataset: str
+    source: str
+    revision: str | None
+    items: tuple[Item, ...]
+    domain_from: str | None
+    held_out_per_10000: int
+    limit_tokens: int | None
+    tokenizer: TokenizerInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One committed input file."""
+
+    path: str
+    input_bytes: int
+    modified_ns: int | None
+    """Modification time of a local file: unchanged time and size stand for unchanged content."""
+    sha256: str
+    cap: int | None
+    """Training tokens it was bounded to."""
+    truncated: bool
+    """Whether the bound left documents out."""
+    domains: Mapping[str, Mapping[str, Domain]]
+    """Split -> domain -> counts, with at most one shard each."""
+
+    @property
+    def train_tokens(self) -> int:
+        """Training tokens of the file."""
+        return sum(domain.tokens for domain in self.domains.get("train", {}).values())
+
+
+def write_plan(store: Path, plan: Plan, spec: PrepSpec) -> None:
+    """Write the plan, and the request it came from so that a repair needs no other arguments."""
+    request = {
+        "dataset": spec.dataset,
+        "inputs": [str(path.resolve()) for path in spec.inputs],
+        "tokenizer": str(Path(spec.tokenizer).resolve()) if Path(spec.tokenizer).exists() else spec.tokenizer,
+        "split_map": [list(pair) for pair in spec.split_map],
+        "domain_from": spec.domain_from,
+        "subset": spec.subset,
+        "revision": spec.revision,
+        "validation_share": spec.validation_share,
+        "limit_tokens": spec.limit_tokens,
+    }
+    document = {"plan": asdict(plan), "request": request}
+    write_text_atomically(store / WORK / PLAN_NAME, json.dumps(document, indent=1) + "\n")
+
+
+def read_plan(store: Path) -> Plan | None:
+    """The plan of an earlier run; None if there is none. DataError if it is damaged."""
+    document = _read(store / WORK / PLAN_NAME)
+    if document is None:
+        return None
+    plan = document.sub("plan")
+    return Plan(
+        dataset=plan.text("dataset"),
+        source=plan.text("source"),
+        revision=plan.optional_text("revision"),
+        items=tuple(_item(each) for each in plan.subs("items")),
+        domain_from=plan.optional_text("domain_from"),
+        held_out_per_10000=plan.count("held_out_per_10000"),
+        limit_tokens=plan.optional_count("limit_tokens"),
+        tokenizer=parse_tokenizer(plan.sub("tokenizer")),
+    )
+
+
+def read_request(store: Path) -> PrepSpec | None:
+    """The request that made the store in `store`, as a spec with `out` set; None if it is not recorded."""
+    document = _read(store / WORK / PLAN_NAME)
+    if document is None:
+        return None
+    request = document.sub("request")
+    dataset = next((name for name in DATASETS if name == request.raw("dataset")), None)
+    share, pairs, inputs = (request.raw(key) for key in ("validation_share", "split_map", "inputs"))
+    if (
+        dataset is None
+        or not isinstance(share, float)
+        or not isinstance(pairs, list)
+        or not isinstance(inputs, list)
+    ):
+        raise DataError(f"{store / WORK / PLAN_NAME}: damaged; delete {store} and prepare it again")
+    return PrepSpec(
+        dataset=dataset,
+        inputs=tuple(Path(str(path)) for path in inputs),
+        out=store,
+        tokenizer=request.text("tokenizer"),
+        split_map=tuple((str(ours), str(theirs)) for ours, theirs in pairs),
+        domain_from=request.optional_text("domain_from"),
+        subset=request.optional_text("subset"),
+        revision=request.optional_text("revision"),
+        validation_share=share,
+        limit_tokens=request.optional_count("limit_tokens"),
+    )
+
+
+def refuse_other_plan(store: Path, there: Plan, here: Plan) -> None:
+    """Raise ResumeError naming the first difference between the plan in `store` and the one asked for."""
+    for each in fields(Plan):
+        old, new = getattr(there, each.name), getattr(here, each.name)
+        if old == new:
+            continue
+        if isinstance(old, TokenizerInfo) and isinstance(new, TokenizerInfo):
+            if (old.sha256, old.end_of_text) == (new.sha256, new.end_of_text):
+                continue
+            same = " (same name, other vocabulary)" if old.name == new.name else ""
+            what = f"tokenizer is {old.name} there and {new.name} here{same}"
+        elif each.name == "items":
+            what = _items_difference(there.items, here.items)
+        else:
+            what = f"{each.name} is {old!r} there and {new!r} here"
+        raise ResumeError(
+            f"{store}: holds another preparation: {what}; "
+            "choose another --out, or delete the folder to start over"
+        )
+
+
+def _items_difference(there: tuple[Item, ...], here: tuple[Item, ...]) -> str:
+    old, new = {(i.split, i.path): i for i in there}, {(i.split, i.path): i for i in here}
+    for what, only in (("only there", old.keys() - new.keys()), ("only here", new.keys() - old.keys())):
+        if only:
+            split, path = min(only)
+            return f"input {path} ({split}) is {what}"
+    split, path = min(key for key, item in old.items() if item != new[key])
+    return f"input {path} has {old[split, path].bytes} bytes there and {new[split, path].bytes} here"
+
+
+def record_path(store: Path, item: Item) -> Path:
+    """Where the record of an input file lies."""
+    return store / WORK / "files" / f"{item.split}-{item.index:05d}.json"
+
+
+def write_record(store: Path, item: Item, record: Record) -> None:
+    """Commit an input file: its shards are in place."""
+    write_text_atomically(record_path(store, item), json.dumps(asdict(record)) + "\n")
+
+
+def read_record(store: Path, item: Item) -> Record | None:
+    """The record of an input file, or None if it has to be done (again)."""
+    try:
+        document = _read(record_path(store, item))
+        if document is None or document.raw("path") != item.path:
+            return None
+        domains = document.sub("domains")
+        return Record(
+            path=item.path,
+            input_bytes=document.count("input_bytes"),
+            modified_ns=document.optional_count("modified_ns"),
+            sha256=document.digest("sha256"),
+            cap=document.optional_count("cap"),
+            truncated=document.raw("truncated") is True,
+            domains={split: _domains(domains.sub(split)) for split, _ in domains.items()},
+        )
+    except DataError:
+        # A record that cannot be read commits nothing: the file is done again.
+        return None
+
+
+def _domains(fields_of_split: Fields) -> dict[str, Domain]:
+    return {name: parse_domain(fields_of_split.sub(name)) for name, _ in fields_of_split.items()}
+
+
+def _item(each: Fields) -> Item:
+    kinds: tuple[Kind, ...] = ("jsonl", "jsonl.zst", "parquet", "txt", "txt.zst", "embedded")
+    kind = next((kind for kind in kinds if kind == each.raw("kind")), None)
+    if kind is None:
+        raise DataError(f"{each.where}.kind is {str(each.raw('kind'))[:40]!r}")
+    return Item(
+        split=each.text("split"),
+        index=each.count("index"),
+        path=each.text("path"),
+        kind=kind,
+        bytes=each.count("bytes"),
+        domain=each.optional_text("domain"),
+        sha256=each.optional_text("sha256"),
+    )
+
+
+def _read(path: Path) -> Fields | None:
+    try:
+        return Fields(json.loads(path.read_bytes()), path.name)
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: damaged ({error}); delete {path.parent.parent} and prepare it again"
+        ) from None

@@ -1,0 +1,190 @@
+"""Files of records, read as streams: jsonl, jsonl.zst, parquet and plain text.
+
+Every complaint names the file and the line, row or byte. Which domain a record belongs to, and what
+becomes of its text, is decided elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.errors import DataError
+
+Kind = Literal["jsonl", "jsonl.zst", "parquet", "txt", "txt.zst", "embedded"]
+SUFFIXES: Mapping[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".jsonl.zst": "jsonl.zst",
+    ".parquet": "parquet",
+    ".txt": "txt",
+    ".txt.zst": "txt.zst",
+}
+
+READ_BYTES = 1 << 14
+"""Compressed bytes at a time. Zstandard can expand 32,768-fold, so a hostile file costs 512 MB at most."""
+HASH_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 30
+PARQUET_ROWS = 256
+
+Row = Mapping[str, Any]
+
+
+class Meter:
+    """Counts and hashes the bytes of one input file as they are read."""
+
+    def __init__(self, advance: Callable[[int], None] | None = None) -> None:
+        self._digest = hashlib.sha256()
+        self._advance = advance
+        self.bytes = 0
+
+    def feed(self, block: bytes) -> None:
+        """Note one block of the input."""
+        self._digest.update(block)
+        self.bytes += len(block)
+        if self._advance is not None:
+            self._advance(len(block))
+
+    @property
+    def sha256(self) -> str:
+        """Digest, in hex, of everything fed so far."""
+        return self._digest.hexdigest()
+
+
+def kind_of(name: str) -> Kind | None:
+    """The format a file name stands for, or None if it is not one of ours."""
+    lowered = name.lower()
+    return next((kind for suffix, kind in SUFFIXES.items() if lowered.endswith(suffix)), None)
+
+
+def read_rows(path: Path, kind: Kind, columns: tuple[str, ...], meter: Meter) -> Iterator[tuple[str, Row]]:
+    """Yield (where, row) for each record; `where` is 'FILE line N' or 'FILE row N'.
+
+    The meter has seen the whole file once the iterator is exhausted. Raises DataError.
+    """
+    try:
+        if kind == "parquet":
+            yield from _parquet(path, columns, meter)
+        elif kind in ("jsonl", "jsonl.zst"):
+            yield from _json_lines(path, _blocks(path, kind == "jsonl.zst", meter))
+        else:
+            yield str(path), {"text": _text(path, _blocks(path, kind == "txt.zst", meter))}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _blocks(path: Path, compressed: bool, meter: Meter) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        raw = _metered(iter(lambda: stream.read(READ_BYTES if compressed else HASH_BYTES), b""), meter)
+        yield from _decompressed(path, raw, meter) if compressed else raw
+
+
+def _metered(blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
+    for block in blocks:
+        meter.feed(block)
+        yield block
+
+
+def _decompressed(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
+    import zstandard
+
+    # stream_reader takes a truncated frame for the end of the file; decompressobj can tell.
+    frame, inside = zstandard.ZstdDecompressor().decompressobj(), False
+    try:
+        for block in blocks:
+            while block:
+                inside = True
+                yield frame.decompress(block)
+                block = b""
+                if frame.eof:
+                    block, inside = frame.unused_data, False
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path}: corrupt zstd data before byte {meter.bytes} ({error})") from None
+    if inside:
+        raise DataError(
+            f"{path}: zstd data ends inside a frame, after byte {meter.bytes}: the file is cut off"
+        )
+    if meter.bytes == 0:
+        raise DataError(f"{path}: empty file")
+
+
+def _lines(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    held = 0
+    for block in blocks:
+        first, *rest = block.split(b"\n")
+        parts.append(first)
+        held += len(first)
+        if held > MAX_LINE_BYTES:
+            raise DataError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes; is this jsonl?")
+        if rest:
+            yield b"".join(parts)
+            yield from rest[:-1]
+            parts, held = [rest[-1]], len(rest[-1])
+    if held:
+        yield b"".join(parts)
+
+
+def _json_lines(path: Path, blocks: Iterator[bytes]) -> Iterator[tuple[str, Row]]:
+    offset = number = 0
+    for number, line in enumerate(_lines(path, blocks), start=1):
+        where = f"{path} line {number}"
+        if not line.isspace() and line:
+            row = _json_row(where, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, offset)
+            yield where, row
+        offset += len(line) + 1
+    if number == 0:
+        raise DataError(f"{path}: empty file")
+
+
+def _json_row(where: str, line: bytes, offset: int) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: invalid UTF-8 at byte {offset + error.start} of the text") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object but {type(row).__name__}")
+    return row
+
+
+def _text(path: Path, blocks: Iterator[bytes]) -> str:
+    data = b"".join(blocks)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {line}: invalid UTF-8 at byte {error.start}") from None
+
+
+def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for _ in _blocks(path, False, meter):
+        pass
+    if meter.bytes == 0:
+        raise DataError(f"{path}: empty file")
+    number, where = 0, str(path)
+    try:
+        # memory_map: the pages are the kernel's to drop, whatever the row groups' size.
+        with pq.ParquetFile(path, memory_map=True) as file:
+            _check_columns(path, file.schema_arrow.names, columns)
+            for group in range(file.num_row_groups):
+                where = f"{path} row group {group}"
+                for batch in file.iter_batches(
+                    PARQUET_ROWS, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    for row in batch.to_pylist():
+                        yield f"{path} row {number}", row
+                        number += 1
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: corrupt parquet ({str(error).splitlines()[0][:160]})") from None
+
+
+def _check_columns(path: Path, have: list[str], need: tuple[str, ...]) -> None:
+    missing = [column for column in need if column not in have]
+    if missing:
+        raise DataError(f"{path}: no column '{missing[0]}'; it has {', '.join(have)[:200]}")

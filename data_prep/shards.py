@@ -1,0 +1,95 @@
+"""One shard: a standard .npy file of ids, written as a stream and checked cheaply."""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import DataError
+from data_prep.files import TEMPORARY, sha256_file, sync_folder
+from data_prep.manifest import Dtype, Shard
+
+
+def disk_dtype(dtype: Dtype) -> np.dtype[Any]:
+    """The ids' type on disk: little-endian on every machine."""
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def shard_name(index: int) -> str:
+    """File name of the shard made from input file `index` of its split."""
+    return f"{index:05d}.npy"
+
+
+class ShardWriter:
+    """Appends documents to one shard under a temporary name; `finish` completes it, `place` renames it.
+
+    The header is written again at the end, when the number of ids is known, so memory stays constant.
+    """
+
+    def __init__(self, path: Path, dtype: Dtype) -> None:
+        self._path, self._dtype = path, disk_dtype(dtype)
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+        self.tokens = 0
+        self.documents = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream: IO[bytes] = self._temporary.open("wb")
+        self._header_bytes = self._write_header()
+
+    def _write_header(self) -> int:
+        self._stream.seek(0)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.tokens,)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+        return self._stream.tell()
+
+    def append(self, ids: NDArray[Any], documents: int) -> None:
+        """Add ids, shape (n,), that make up `documents` whole documents with their end-of-text ids."""
+        ids.astype(self._dtype, copy=False).tofile(self._stream)
+        self.tokens += len(ids)
+        self.documents += documents
+
+    def finish(self) -> Shard:
+        """Complete and sync the temporary file; return what the manifest records about it."""
+        self._stream.flush()
+        if self._write_header() != self._header_bytes:
+            raise AssertionError("the .npy header grew: numpy no longer pads it for a growing first axis")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        digest = sha256_file(self._temporary)
+        return Shard(name=self._path.name, tokens=self.tokens, documents=self.documents, sha256=digest)
+
+    def place(self) -> None:
+        """Rename the finished file into place."""
+        self._temporary.replace(self._path)
+        sync_folder(self._path.parent)
+
+    def discard(self) -> None:
+        """Give up: remove the temporary file. Harmless after `place`."""
+        self._stream.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def check_shard(path: Path, tokens: int, dtype: Dtype) -> int:
+    """Cheap check of one shard, header and size; returns the byte offset of the first id.
+
+    Raises DataError saying what is wrong with it.
+    """
+    try:
+        with path.open("rb") as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError("not a version 1.0 .npy file")
+            shape, _, found = np.lib.format.read_array_header_1_0(stream)
+            offset = stream.tell()
+            size = os.fstat(stream.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: missing") from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: damaged header ({error})") from None
+    expected = disk_dtype(dtype)
+    if found != expected or shape != (tokens,):
+        raise DataError(f"{path}: holds {found} of shape {shape}, the manifest says {dtype} of ({tokens},)")
+    if size != offset + tokens * expected.itemsize:
+        raise DataError(f"{path}: {size} bytes, expected {offset + tokens * expected.itemsize}")
+    return offset

@@ -1,0 +1,287 @@
+"""A token store: memory-mapped reader, verification, and a writer for small stores.
+
+Layout: DIR/manifest.json, DIR/tokenizer.json and DIR/<split>/<domain>/<NNNNN>.npy, each a standard
+one-dimensional .npy of uint16 or uint32 ids in which every document ends with the end-of-text id.
+With data_prep.shards and data_prep.manifest, the only code that knows these bytes. Deciding what
+goes into a batch is data_prep.batches' business.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import DataError
+from data_prep.files import check_name, sha256_file, write_text_atomically
+from data_prep.manifest import (
+    MANIFEST_NAME,
+    TOKENIZER_FILE,
+    Domain,
+    Dtype,
+    Manifest,
+    Shard,
+    Source,
+    TokenizerInfo,
+    read_manifest,
+    write_manifest,
+)
+from data_prep.shards import ShardWriter, check_shard, disk_dtype, shard_name
+
+MAX_OPEN_MAPS = 1024
+"""Memory maps kept at a time: far below the kernel's 65,530 a process, far above what a batch touches."""
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with a store."""
+
+    path: Path
+    what: str
+    remedy: str
+
+
+class _DomainReader:
+    """The shards of one domain as one sequence of ids."""
+
+    def __init__(self, store: "TokenStore", folder: Path, entry: Domain) -> None:
+        self._store, self._folder, self._entry = store, folder, entry
+        self.starts = np.cumsum([0] + [shard.tokens for shard in entry.shards], dtype=np.int64)
+
+    def _ids(self, index: int) -> NDArray[Any]:
+        return self._store._map(
+            self._folder / self._entry.shards[index].name, self._entry.shards[index].tokens
+        )
+
+    def windows(self, firsts: NDArray[np.int64], length: int) -> NDArray[np.int32]:
+        """Ids [first, first + length) for each first; shape (n, length)."""
+        out = np.empty((len(firsts), length), dtype=np.int32)
+        shard = np.searchsorted(self.starts, firsts, side="right") - 1
+        crosses = firsts + length > self.starts[shard + 1]
+        for index in np.unique(shard[~crosses]):
+            rows = np.flatnonzero((shard == index) & ~crosses)
+            view = np.lib.stride_tricks.sliding_window_view(self._ids(int(index)), length)
+            out[rows] = view[firsts[rows] - self.starts[index]]
+        for row in np.flatnonzero(crosses):
+            out[row] = self._joined(int(firsts[row]), length, int(shard[row]))
+        return out
+
+    def _joined(self, first: int, length: int, index: int) -> NDArray[Any]:
+        pieces: list[NDArray[Any]] = []
+        while length > 0:
+            piece = self._ids(index)[first - int(self.starts[index]) :][:length]
+            pieces.append(piece)
+            first, length, index = first + len(piece), length - len(piece), index + 1
+        return np.concatenate(pieces)
+
+
+class TokenStore:
+    """A prepared data set, read through memory maps. Make one with `TokenStore.open`."""
+
+    path: Path
+    manifest: Manifest
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self._maps: OrderedDict[Path, NDArray[Any]] = OrderedDict()
+        self._readers: dict[tuple[str, str], _DomainReader] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenStore":
+        """Open the store in folder `path`; every shard's presence, size and header are checked.
+
+        Raises DataError, naming the remedy, if the store is missing, unfinished or damaged.
+        """
+        store = cls(path, read_manifest(path))
+        for folder, shard in store._shards():
+            try:
+                check_shard(folder / shard.name, shard.tokens, store.manifest.dtype)
+            except DataError as error:
+                raise DataError(f"{error}; {_repair(path)}") from None
+        return store
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of what decides every token of the store."""
+        return self.manifest.fingerprint
+
+    def domains(self, split: str) -> tuple[str, ...]:
+        """The domains of a split, sorted. DataError if there is no such split."""
+        if split not in self.manifest.splits:
+            have = ", ".join(sorted(self.manifest.splits)) or "none"
+            raise DataError(f"{self.path}: no split '{split}'; it has {have}")
+        return tuple(sorted(self.manifest.splits[split]))
+
+    def tokens(self, split: str, domain: str) -> int:
+        """Number of ids of a domain, end-of-text ids included."""
+        return self._entry(split, domain).tokens
+
+    def windows(self, split: str, domain: str, length: int) -> int:
+        """Number of whole windows of `length` ids; the tail is dropped."""
+        if length < 1:
+            raise ValueError(f"a window has at least one token, not {length}")
+        return self.tokens(split, domain) // length
+
+    def read_windows(
+        self, split: str, domain: str, indices: NDArray[np.integer[Any]], length: int
+    ) -> NDArray[np.int32]:
+        """Windows by number, shape (len(indices), length), int32.
+
+        Window i is ids [i * length, (i + 1) * length) of the domain's shards laid end to end.
+        Raises IndexError for a window that does not exist.
+        """
+        have = self.windows(split, domain, length)
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= have):
+            raise IndexError(f"{split}/{domain} has windows 0 to {have - 1}, asked for {wanted.max()}")
+        reader = self._readers.get((split, domain))
+        if reader is None:
+            folder = self.path / split / domain
+            reader = self._readers[split, domain] = _DomainReader(self, folder, self._entry(split, domain))
+        return reader.windows(wanted * length, length)
+
+    def verify(self, progress: Progress | None = None, splits: Iterable[str] | None = None) -> list[Problem]:
+        """Read every byte of the store, or of some splits, against its digests; an empty list is good."""
+        return verify_store(self.path, progress, splits)
+
+    def _entry(self, split: str, domain: str) -> Domain:
+        if domain not in self.domains(split):
+            have = ", ".join(self.domains(split)) or "none"
+            raise DataError(f"{self.path}: split '{split}' has no domain '{domain}'; it has {have}")
+        return self.manifest.splits[split][domain]
+
+    def _shards(self) -> list[tuple[Path, Shard]]:
+        return [
+            (self.path / split / name, shard)
+            for split, domains in self.manifest.splits.items()
+            for name, domain in domains.items()
+            for shard in domain.shards
+        ]
+
+    def _map(self, path: Path, tokens: int) -> NDArray[Any]:
+        ids = self._maps.get(path)
+        if ids is not None:
+            self._maps.move_to_end(path)
+            return ids
+        offset = check_shard(path, tokens, self.manifest.dtype)
+        memory = np.memmap(
+            path, dtype=disk_dtype(self.manifest.dtype), mode="r", offset=offset, shape=(tokens,)
+        )
+        # A plain view: np.memmap's own indexing runs Python code on every access.
+        ids = self._maps[path] = memory.view(np.ndarray)
+        if len(self._maps) > MAX_OPEN_MAPS:
+            self._maps.popitem(last=False)
+        return ids
+
+
+def verify_store(
+    path: Path, progress: Progress | None = None, splits: Iterable[str] | None = None
+) -> list[Problem]:
+    """Read every byte of the store in `path` against its digests, and look for files it does not name.
+
+    A damaged manifest is the one problem reported; DataError only if there is no manifest at all.
+    """
+    if not (path / MANIFEST_NAME).exists():
+        read_manifest(path)
+    try:
+        store = TokenStore(path, read_manifest(path))
+    except DataError as error:
+        return [Problem(path=path / MANIFEST_NAME, what=str(error), remedy=_repair(path))]
+    chosen = set(store.manifest.splits if splits is None else splits)
+    for split in chosen:
+        store.domains(split)
+    shards = [(f, s) for f, s in store._shards() if f.parent.name in chosen]
+    total = sum(s.tokens for _, s in shards) * np.dtype(store.manifest.dtype).itemsize
+    problems = [] if splits is not None else _tokenizer_problems(store)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(min(done, total), total)
+
+    for folder, shard in shards:
+        wrong = _shard_problem(folder / shard.name, shard, store.manifest.dtype, advance)
+        if wrong:
+            problems.append(Problem(path=folder / shard.name, what=wrong, remedy=_repair(path)))
+    known = {folder / shard.name for folder, shard in shards}
+    for split in sorted(chosen):
+        strays = sorted(set((path / split).glob("*/*")) - known)
+        problems += [Problem(path=p, what="not in the manifest", remedy=_repair(path)) for p in strays]
+    return problems
+
+
+def _tokenizer_problems(store: TokenStore) -> list[Problem]:
+    expected, file = store.manifest.tokenizer.file_sha256, store.path / TOKENIZER_FILE
+    if expected is None or (file.is_file() and sha256_file(file) == expected):
+        return []
+    what = "changed since it was written" if file.is_file() else "missing"
+    return [Problem(path=file, what=what, remedy=_repair(store.path))]
+
+
+def _shard_problem(path: Path, shard: Shard, dtype: Dtype, advance: Callable[[int], None]) -> str | None:
+    if path.is_symlink():
+        return "is a link, not a file"
+    try:
+        check_shard(path, shard.tokens, dtype)
+        found = sha256_file(path, advance)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return (
+        None if found == shard.sha256 else f"content changed: sha256 {found[:12]}…, not {shard.sha256[:12]}…"
+    )
+
+
+def _repair(path: Path) -> str:
+    return f"rebuild only what is damaged: `reweight prep --repair {path}`"
+
+
+def write_store(
+    path: Path,
+    tokens: Mapping[str, Mapping[str, Sequence[NDArray[Any]]]],
+    *,
+    tokenizer: TokenizerInfo,
+    dataset: str = "tiny",
+    tokenizer_json: str | None = None,
+) -> TokenStore:
+    """Write a small store from ids in memory and open it.
+
+    `tokens[split][domain]` lists the domain's shards, each of shape (n,); a document is counted for
+    each end-of-text id, and `bytes` counts one byte an id because there is no text.
+    """
+    splits: dict[str, dict[str, Domain]] = {}
+    for split, domains in tokens.items():
+        splits[check_name(split, "split")] = {
+            domain: _write_domain(path / split / check_name(domain, "domain"), shards, tokenizer)
+            for domain, shards in domains.items()
+        }
+    if tokenizer_json is not None:
+        write_text_atomically(path / TOKENIZER_FILE, tokenizer_json)
+        tokenizer = replace(tokenizer, file_sha256=sha256_file(path / TOKENIZER_FILE))
+    source = Source(name="memory", revision=None, inputs=())
+    write_manifest(
+        path,
+        Manifest(dataset=dataset, tokenizer=tokenizer, splits=splits, source=source, dtype=tokenizer.dtype),
+    )
+    return TokenStore.open(path)
+
+
+def _write_domain(folder: Path, shards: Sequence[NDArray[Any]], tokenizer: TokenizerInfo) -> Domain:
+    written: list[Shard] = []
+    for index, ids in enumerate(shards):
+        writer = ShardWriter(folder / shard_name(index), tokenizer.dtype)
+        writer.append(ids, int(np.count_nonzero(ids == tokenizer.end_of_text)))
+        written.append(writer.finish())
+        writer.place()
+    total = sum(shard.tokens for shard in written)
+    documents = sum(shard.documents for shard in written)
+    return Domain(documents=documents, tokens=total, bytes=total, skipped=0, shards=tuple(written))

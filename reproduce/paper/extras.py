@@ -1,0 +1,92 @@
+"""Numbers of ours that no cell of the paper holds: shown, judged by nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reproduce.paper.matching import Group, Matches, unfinished
+from reproduce.paper.statistics import mean_interval, paired_interval
+from reproduce.paper.tables import MEAN, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A number of ours that the paper has no cell for; judged by nothing."""
+
+    recipe: str
+    column: str
+    ours: float
+    our_difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n_seeds: int
+    note: str
+
+
+def extras(groups: Sequence[Group], tables: Mapping[str, Table], found: Matches) -> list[Extra]:
+    """Log-perplexities that no cell of the paper holds: other domains, and recipes that the paper lacks."""
+    matched = {match.group.info.recipe for key, match in found.items() if key[0] == "table1"}
+    standing = {match.group.info.recipe for match in found.values()}
+    known = {column.name for column in tables["table1"].columns} if "table1" in tables else set()
+    listed: list[Extra] = []
+    for group in groups:
+        names = [*sorted(group.tasks), MEAN]
+        inside = group.info.recipe in matched
+        why = _why_extra(group, inside, group.info.recipe in standing)
+        baseline = _uniform_beside(group, groups)
+        listed += [
+            entry
+            for name in names
+            if not (inside and name in known)
+            if (entry := _extra(group, baseline, name, why)) is not None
+        ]
+    return listed
+
+
+def _extra(group: Group, baseline: Group | None, task: str, note: str) -> Extra | None:
+    ours = _task_values(group, task)
+    if not ours:
+        return None
+    shift = paired_interval(ours, _task_values(baseline, task)) if baseline else None
+    return Extra(
+        recipe=group.info.recipe,
+        column=task,
+        ours=mean_interval(list(ours.values())).mean,
+        our_difference=shift.mean if shift else None,
+        ci_low=shift.low if shift else None,
+        ci_high=shift.high if shift else None,
+        n_seeds=len(ours),
+        note=note,
+    )
+
+
+def _task_values(group: Group, task: str) -> dict[int, float]:
+    found = {seed: run.results.log_perplexity() for seed, run in group.by_seed.items()}
+    return {seed: values[task] for seed, values in found.items() if task in values}
+
+
+def _why_extra(group: Group, inside: bool, elsewhere: bool) -> str:
+    if inside:
+        return "the paper has no such domain"
+    if elsewhere:
+        return "the paper prints no log-perplexity of this run"
+    late = unfinished(group)
+    if late:
+        return f"not judged: {late}"
+    return "the paper has no such run: another model, strategy, r or domain weights"
+
+
+def _uniform_beside(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The uniform group trained and evaluated alike in all but the reweighting, if there is exactly one."""
+    if group.info.strategy == "uniform":
+        return None
+
+    def alike(other: Group) -> bool:
+        keys = {*group.info.settings, *other.info.settings}
+        own, theirs = group.info.settings, other.info.settings
+        skipped = ("reweighting", "paper", "name", "seed")
+        evaluated = {run.results.eval_set_sha256 for g in (group, other) for run in g.runs}
+        same = all(own.get(k) == theirs.get(k) for k in keys if k.partition(".")[0] not in skipped)
+        return same and len(evaluated) == 1 and group.tasks == other.tasks
+
+    beside = [g for g in groups if g.info.strategy == "uniform" and alike(g)]
+    return beside[0] if len(beside) == 1 else None

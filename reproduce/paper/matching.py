@@ -1,0 +1,222 @@
+"""Which runs stand for which row of the paper, and whether they may be compared with each other at all."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+
+from reproduce.errors import UserError
+from reproduce.paper.runs import Run, RunInfo, Scale
+from reproduce.paper.tables import MEAN, Column, Row, Table
+
+NOT_PART_OF_A_RECIPE = ("seed",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The seeds of one recipe."""
+
+    info: RunInfo
+    by_seed: Mapping[int, Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs, by rising seed."""
+        return [self.by_seed[seed] for seed in sorted(self.by_seed)]
+
+    @property
+    def tasks(self) -> set[str]:
+        """Domains whose log-perplexity every seed has, without the mean."""
+        sets = [set(run.results.log_perplexity()) for run in self.runs]
+        return set.intersection(*sets) - {"mean"}
+
+    def values(self, column: Column, factor: float) -> dict[int, float]:
+        """Seed -> the column's value in the table's unit, for the seeds that have every score of it."""
+        found: dict[int, float] = {}
+        for seed, run in self.by_seed.items():
+            scores = [run.results.score(key.suite, key.task, key.metric) for key in column.parts]
+            numbers = [score.value for score in scores if score is not None]
+            if len(numbers) == len(scores):
+                found[seed] = factor * sum(numbers) / len(numbers)
+        return found
+
+
+@dataclass(frozen=True)
+class Match:
+    """A group that stands for a row, at the scale it is judged at."""
+
+    group: Group
+    scale: Scale
+    note: str
+
+
+Matches = Mapping[tuple[str, str, Scale], Match]
+"""(table id, row name, scale) -> the group."""
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs by recipe, in the order of the recipes' names.
+
+    Raises:
+        UserError: one seed of a recipe twice, or seeds whose recipes differ in more than the seed.
+    """
+    by_recipe: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        seeds = by_recipe.setdefault(run.info.recipe, {})
+        if run.seed in seeds:
+            raise UserError(
+                f"two runs of {run.info.recipe:.100} with seed {run.seed}: {seeds[run.seed].path} and "
+                f"{run.path}; name the folders to compare"
+            )
+        seeds[run.seed] = run
+    groups = []
+    for _, seeds in sorted(by_recipe.items()):
+        first = seeds[min(seeds)]
+        for run in seeds.values():
+            _same_recipe(first, run)
+        groups.append(Group(info=first.info, by_seed=seeds))
+    return groups
+
+
+def setting_differences(one: RunInfo, other: RunInfo) -> list[str]:
+    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out."""
+    skipped = {"name", *NOT_PART_OF_A_RECIPE}
+    keys = [*one.settings, *(k for k in other.settings if k not in one.settings)]
+    return [k for k in keys if k not in skipped and one.settings.get(k) != other.settings.get(k)]
+
+
+def unfinished(group: Group) -> str | None:
+    """Why a group cannot be judged yet: a run that was scored before its last step."""
+    for run in group.runs:
+        steps = run.info.steps
+        if steps is not None and run.results.step != steps:
+            return f"scored at step {run.results.step} of {steps} ({run.path})"
+    return None
+
+
+def matches(group: Group, table: Table, row: Row) -> bool:
+    """Whether the group trains what a row of the table trained: model, strategy, r, domain weights."""
+    info = group.info
+    if info.table is None or info.model != row.model:
+        return False
+    same_r = row.r is None or (info.r is not None and isclose(info.r, row.r, rel_tol=1e-9))
+    same_weights = _same_weights(info.domain_weights, row.domain_weights, table)
+    return same_r and info.strategy == row.strategy and same_weights
+
+
+def judged_scale(group: Group, table: Table, row: Row) -> tuple[Scale, str]:
+    """At which scale a matching group is judged, and why if not as its recipe declares.
+
+    A recipe may say `paper` and have been shortened by hand; what it trained decides.
+    """
+    if group.info.scale == "reduced":
+        return "reduced", ""
+    asked = table.models[row.model]
+    settings = group.info.settings
+    off = [
+        f"{key} {settings[key]} (paper: {value})"
+        for key, value in asked.settings.items()
+        if key in settings and settings[key] != value
+    ]
+    domains = set(next((c.mean_of for c in table.columns if c.name == MEAN), ()))
+    if table.unit == "nats" and group.tasks != domains:
+        off.append("other domains than the paper's")
+    steps = {run.results.step for run in group.runs}
+    if steps != {asked.steps}:
+        off.insert(0, f"steps {', '.join(map(str, sorted(steps)))} (paper: {asked.steps})")
+    return ("reduced", "not the paper's scale: " + "; ".join(off)) if off else ("paper", "")
+
+
+def check_comparable(groups: Sequence[Group], what: str) -> None:
+    """Refuse groups measured on different text, trained on different data, or for a different time.
+
+    Raises:
+        UserError: with every difference, and the runs that differ.
+    """
+    runs = [run for group in groups for run in group.runs]
+    problems = []
+    for name, values in (
+        ("evaluation set", [run.results.eval_set_sha256 for run in runs]),
+        ("training data", [run.data_fingerprint for run in runs]),
+        ("steps", [run.results.step for run in runs]),
+    ):
+        # A value that was never recorded cannot be held against a run.
+        known = {value: run.path for value, run in zip(values, runs, strict=True) if value is not None}
+        if len(known) > 1:
+            listed = ", ".join(f"{_short(value)} in {path}" for value, path in list(known.items())[:3])
+            problems.append(f"{name}: {listed}")
+    if problems:
+        raise UserError(
+            f"runs of {what} cannot be compared with each other: {'; '.join(problems)}; "
+            "name only runs that agree in these"
+        )
+
+
+def match_rows(groups: Sequence[Group], tables: Mapping[str, Table]) -> Matches:
+    """Find the row of each group, and refuse what cannot stand side by side.
+
+    Raises:
+        UserError: two recipes for one row, or runs of one model that differ in evaluation set, data or steps.
+    """
+    found: dict[tuple[str, str, Scale], Match] = {}
+    for table in tables.values():
+        for row in table.rows:
+            for group in groups:
+                if matches(group, table, row) and not unfinished(group):
+                    scale, note = judged_scale(group, table, row)
+                    key = (table.id, row.name, scale)
+                    if key in found:
+                        check_comparable([found[key].group, group], row.name)
+                        raise _two_recipes(row.name, found[key].group, group)
+                    found[key] = Match(group, scale, note)
+    together: dict[tuple[Scale, str], dict[str, Group]] = {}
+    for (_, row_name, scale), match in found.items():
+        model = row_name.partition("/")[0]
+        together.setdefault((scale, model), {})[match.group.info.recipe] = match.group
+    for (_, model), by_recipe in together.items():
+        check_comparable(list(by_recipe.values()), model)
+    return found
+
+
+def scale_of(table: str, row: str, found: Matches) -> Scale | None:
+    """The scale that a row is judged at: the paper's where there is such a run."""
+    scales: tuple[Scale, ...] = ("paper", "reduced")
+    return next((scale for scale in scales if (table, row, scale) in found), None)
+
+
+def paths(group: Group) -> list[Path]:
+    """Folders of the group's runs, by rising seed."""
+    return [run.path for run in group.runs]
+
+
+def _same_weights(ours: str | Mapping[str, float], name: str, table: Table) -> bool:
+    if isinstance(ours, str):
+        return ours == name
+    if name == "uniform":
+        return len(set(ours.values())) == 1
+    theirs = table.domain_weights[name]
+    if set(ours) != set(theirs):
+        return False
+    total, all_theirs = sum(ours.values()), sum(theirs.values())
+    return all(isclose(ours[d] * all_theirs, theirs[d] * total, rel_tol=1e-6) for d in theirs)
+
+
+def _same_recipe(first: Run, run: Run) -> None:
+    different = setting_differences(first.info, run.info)
+    if different:
+        raise UserError(
+            f"seeds {first.seed} and {run.seed} of {first.info.recipe:.100} were trained with different "
+            f"settings ({', '.join(different[:8])}): {first.path}, {run.path}; compare them apart"
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "…"
+
+
+def _two_recipes(row: str, one: Group, other: Group) -> UserError:
+    return UserError(
+        f"two recipes stand for {row}: {one.info.recipe:.100} ({one.runs[0].path}) and "
+        f"{other.info.recipe:.100} ({other.runs[0].path}); name the runs to compare"
+    )

@@ -1,0 +1,103 @@
+"""metrics.jsonl, read into arrays: one line a step or evaluation. Tolerates what a kill leaves behind."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reproduce.errors import DataError
+
+Floats = NDArray[np.float64]
+TRAIN_FIELDS = ("step", "loss", "max_weight", "ess")
+MAX_LINE = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What one run recorded. S logged steps, E evaluations."""
+
+    step: Floats
+    """(S,) optimizer step, rising."""
+
+    loss: Floats
+    """(S,) unweighted training loss, nats a token."""
+
+    max_weight: Floats
+    """(S,) largest weight of the batch, times M: 1 is uniform, 2 the paper's bound."""
+
+    ess: Floats
+    """(S,) effective sample size, in samples."""
+
+    eval_step: Floats
+    """(E,) optimizer step of each evaluation, rising."""
+
+    log_perplexity: Mapping[str, Floats]
+    """Domain, and `mean` -> (E,) nats; NaN where an evaluation lacks the domain."""
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.jsonl.
+
+    A step written twice (a run that was killed and went back to its checkpoint) counts once, as written
+    last. A last line without its end is left out.
+
+    Raises:
+        DataError: the file cannot be read, or a line in its middle is broken.
+    """
+    train: dict[int, tuple[float, ...]] = {}
+    evaluations: dict[int, dict[str, float]] = {}
+    for number, entry in _entries(path):
+        try:
+            if entry["kind"] == "train":
+                train[int(entry["step"])] = tuple(_number(entry.get(name)) for name in TRAIN_FIELDS)
+            elif entry["kind"] == "eval":
+                values = entry["log_perplexity"]
+                evaluations[int(entry["step"])] = {str(k): _number(v) for k, v in values.items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise DataError(f"{path}:{number}: no line of ours ({error!r:.80}); restore the file") from error
+    steps = sorted(train)
+    columns = np.array([train[s] for s in steps], dtype=np.float64).reshape(len(steps), len(TRAIN_FIELDS)).T
+    eval_steps = sorted(evaluations)
+    domains = list(dict.fromkeys(name for s in eval_steps for name in evaluations[s]))
+    return Metrics(
+        step=columns[0],
+        loss=columns[1],
+        max_weight=columns[2],
+        ess=columns[3],
+        eval_step=np.array(eval_steps, dtype=np.float64),
+        log_perplexity={
+            name: np.array([evaluations[s].get(name, math.nan) for s in eval_steps]) for name in domains
+        },
+    )
+
+
+def _entries(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    found: list[tuple[int, dict[str, Any]]] = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+                if not line.endswith(b"\n"):
+                    break  # cut off by a kill
+                found.append((number, _entry(path, number, line)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return found
+
+
+def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: not JSON ({str(error)[:80]}); restore the file") from error
+    if not isinstance(entry, dict):
+        raise DataError(f"{path}:{number}: not a JSON object; restore the file from the run")
+    return entry
+
+
+def _number(value: object) -> float:
+    return math.nan if value is None else float(value)  # type: ignore[arg-type]

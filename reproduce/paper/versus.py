@@ -1,0 +1,125 @@
+"""One group of seeds against another: every score that both have, with the interval of the difference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reproduce.errors import UserError
+from reproduce.paper.matching import Group, check_comparable
+from reproduce.paper.runs import Run
+from reproduce.paper.statistics import Interval, mean_interval, paired_interval, welch_interval
+
+Outcome = Literal["better", "worse", "unresolved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One score of a group beside the reference's; in the unit of results.json."""
+
+    recipe: str
+    reference: str
+    suite: str
+    task: str
+    metric: str
+    ours: float
+    theirs: float
+    diff: float
+    """ours - theirs: the mean over shared seeds where the pairs decide, else of the two means."""
+
+    ci_low: float | None
+    ci_high: float | None
+    paired: bool
+    """Whether the interval is over pairs of the same seed (two at least), or over independent seeds."""
+
+    n_seeds: int
+    verdict: Outcome
+    note: str
+
+
+ScoreName = tuple[str, str, str]
+
+
+def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
+    """Each group against the reference, score by score, in the order of the reference's results.
+
+    Raises:
+        UserError: groups that were measured or trained on different data, or share no score.
+    """
+    check_comparable([reference, *groups], "the comparison")
+    found = []
+    for group in groups:
+        _same_versions(group, reference)
+        names = [name for name in _scores(reference) if name in _scores(group)]
+        if not names:
+            raise UserError(
+                f"{group.info.recipe:.100} and {reference.info.recipe:.100} share no score; "
+                "evaluate both with the same --suite"
+            )
+        found += [_difference(group, reference, name) for name in names]
+    return found
+
+
+def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
+    ours, theirs = _values(group, name), _values(reference, name)
+    pairs = paired_interval(ours, theirs)
+    paired = pairs is not None and pairs.n >= 2
+    interval = (
+        pairs if pairs is not None and paired else welch_interval(list(ours.values()), list(theirs.values()))
+    )
+    return Difference(
+        recipe=group.info.recipe,
+        reference=reference.info.recipe,
+        suite=name[0],
+        task=name[1],
+        metric=name[2],
+        ours=mean_interval(list(ours.values())).mean,
+        theirs=mean_interval(list(theirs.values())).mean,
+        diff=interval.mean,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        paired=paired,
+        n_seeds=interval.n,
+        verdict=_outcome(interval, _higher_is_better(group, name)),
+        note="" if interval.low is not None else "one seed on a side: no interval",
+    )
+
+
+def _outcome(interval: Interval, higher_is_better: bool) -> Outcome:
+    if not interval.excludes(0.0):
+        return "unresolved"
+    return "better" if (interval.mean > 0) == higher_is_better else "worse"
+
+
+def _scores(group: Group) -> dict[ScoreName, bool]:
+    """Scores that every seed has -> higher is better, in file order."""
+    runs = group.runs
+    found = {(s.suite, s.task, s.metric): s.higher_is_better for s in runs[0].results.scores}
+    return {name: better for name, better in found.items() if all(run.results.score(*name) for run in runs)}
+
+
+def _higher_is_better(group: Group, name: ScoreName) -> bool:
+    return _scores(group)[name]
+
+
+def _values(group: Group, name: ScoreName) -> dict[int, float]:
+    return {
+        seed: score.value
+        for seed, run in group.by_seed.items()
+        if (score := run.results.score(*name)) is not None
+    }
+
+
+def _same_versions(group: Group, reference: Group) -> None:
+    """Refuse scores of one task made by different versions of it."""
+
+    def versions(run: Run) -> dict[ScoreName, tuple[str | None, int | None]]:
+        return {(s.suite, s.task, s.metric): (s.task_version, s.num_fewshot) for s in run.results.scores}
+
+    known = versions(reference.runs[0])
+    for run in [*reference.runs, *group.runs]:
+        for name, version in versions(run).items():
+            if name in known and known[name] != version:
+                raise UserError(
+                    f"{run.path} and {reference.runs[0].path} scored {name[1]:.60} with different "
+                    "task versions or shots; evaluate both alike"
+                )

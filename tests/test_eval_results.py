@@ -1,0 +1,181 @@
+"""results.json: exact round trip, atomic writing, and one clear line for every broken file."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.results import Results, ResultsError, Score, log_perplexity_score, read_results, write_results
+
+ACCURACY = Score(
+    suite="gpt2_qa", task="sciq", metric="acc", value=0.518, stderr=0.0158, n=1000, num_fewshot=5
+)
+
+
+def example() -> Results:
+    return Results(
+        recipe="gpt2_nano_linupper",
+        seed=1,
+        step=200,
+        scores=(
+            log_perplexity_score("arxiv", 2.4949, stderr=0.01, n=50, version="abc"),
+            log_perplexity_score("mean", 3.1, stderr=None, n=350, version="abc"),
+            ACCURACY,
+        ),
+        eval_set_sha256="abc",
+        versions={"torch": "2.13.0", "numpy": "2.4.6"},
+    )
+
+
+def document() -> dict[str, object]:
+    return {
+        "schema": 1,
+        "recipe": "r",
+        "seed": 0,
+        "step": 1,
+        "scores": [
+            {
+                "suite": "perplexity",
+                "task": "mean",
+                "metric": "log_perplexity",
+                "value": 3.0,
+                "stderr": None,
+                "n": 4,
+                "num_fewshot": None,
+                "task_version": None,
+                "higher_is_better": False,
+            }
+        ],
+    }
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.json"
+    write_results(path, example())
+    assert read_results(path) == example()
+    assert read_results(path).log_perplexity() == {"arxiv": 2.4949, "mean": 3.1}
+    assert read_results(path).score("gpt2_qa", "sciq", "acc") == ACCURACY
+    assert read_results(path).score("gpt2_qa", "piqa", "acc") is None
+
+
+def test_the_file_has_the_fields_that_others_rely_on(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", example())
+    raw = json.loads((tmp_path / "results.json").read_text())
+    assert raw["schema"] == 1
+    assert {"recipe", "seed", "step", "scores"} <= set(raw)
+    expected = {"suite", "task", "metric", "value", "stderr", "n", "num_fewshot", "task_version"}
+    assert set(raw["scores"][0]) == expected | {"higher_is_better"}
+    assert raw["scores"][0]["higher_is_better"] is False
+
+
+def test_writing_leaves_one_file_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, example())
+    write_results(path, replace(example(), step=400))
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert read_results(path).step == 400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_not_written(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, example())
+    bad = replace(example(), scores=(replace(ACCURACY, value=value),))
+    with pytest.raises(ResultsError, match="NaN or infinite"):
+        write_results(path, bad)
+    assert read_results(path) == example()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+SCORE_EDITS = [
+    ("value", "3.0", "finite number"),
+    ("value", True, "finite number"),
+    ("value", 10**400, "finite number"),
+    ("stderr", -0.1, "finite number"),
+    ("n", 0, "integer >= 1"),
+    ("n", 2.5, "integer >= 1"),
+    ("n", True, "integer >= 1"),
+    ("task", "", "expected a text"),
+    ("higher_is_better", 1, "true or false"),
+    ("num_fewshot", -5, "integer >= 0"),
+    ("surprise", 1, "unknown key 'surprise'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), SCORE_EDITS)
+def test_a_wrong_score_names_its_place(tmp_path: Path, key: str, value: object, message: str) -> None:
+    raw = document()
+    raw["scores"][0][key] = value  # type: ignore[index]
+    (tmp_path / "results.json").write_text(json.dumps(raw))
+    with pytest.raises(ResultsError, match=message) as caught:
+        read_results(tmp_path / "results.json")
+    assert "scores[0]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+TOP_EDITS = [
+    ("schema", 2, "schema 2"),
+    ("schema", True, "schema True"),
+    ("seed", "1", "integer >= 0"),
+    ("step", -1, "integer >= 0"),
+    ("recipe", None, "expected a text"),
+    ("scores", {}, "not a list"),
+    ("scores", ["x"], "not an object"),
+    ("versions", {"torch": 2}, "versions"),
+    ("surprise", 1, "unknown key"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), TOP_EDITS)
+def test_a_wrong_top_level_is_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(document() | {key: value}))
+    with pytest.raises(ResultsError, match=message):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_score_given_twice_is_refused(tmp_path: Path) -> None:
+    raw = document()
+    raw["scores"] = raw["scores"] * 2  # type: ignore[operator]
+    (tmp_path / "results.json").write_text(json.dumps(raw))
+    with pytest.raises(ResultsError, match="perplexity/mean/log_perplexity twice"):
+        read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"schema": 1, "rec', b"[]", b"null", b"\xff\xfe", b'{"schema": 1, "value": NaN}', b"[" * 100_000],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(ResultsError) as caught:
+        read_results(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "reweight eval" in str(caught.value)
+
+
+def test_every_truncation_of_a_good_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, example())
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ResultsError):
+            read_results(path)
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="reweight eval"):
+        read_results(tmp_path / "results.json")
+
+
+def test_loads_without_the_heavy_libraries() -> None:
+    code = "import eval.results, sys; print([m for m in ('torch','numpy','lm_eval') if m in sys.modules])"
+    root = Path(__file__).parents[1]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,188 @@
+"""The page: self-contained, pure, small, safe with hostile names, readable by structure."""
+
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_runs import make_run, metrics_lines, mini
+
+from reproduce.errors import DataError, UserError
+from reproduce.paper.figures import Curves
+from reproduce.paper.report import MAX_BYTES, render, write_report
+from reproduce.paper.runs import find_runs
+
+GRID = np.linspace(-1.0, 1.0, 21)
+CURVES = Curves(scores={"linupper": (GRID, GRID)}, weights={"linupper": (GRID, GRID)}, r=0.4)
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    root = tmp_path / "runs"
+    for strategy in ("uniform", "linupper"):
+        for seed in range(2):
+            make_run(root, strategy, seed, mini(strategy, 0.01 * seed), metrics=True)
+    return root
+
+
+def test_the_page_is_complete_and_in_order(runs: Path, tmp_path: Path) -> None:
+    out = write_report(find_runs([runs]), tmp_path / "deep" / "report.html", CURVES)
+    page = out.read_text()
+    assert out.stat().st_size < MAX_BYTES
+    heads = re.findall(r'<h2 id="(\w+)"', page)
+    assert heads == ["verdicts", "curves", "strategies", "what", "rerun"]
+    tags = Counter(tag for tag, _ in Elements(page).tags)
+    assert tags["svg"] == 5  # loss, domains, largest weight, effective sample size, strategies
+    assert tags["figcaption"] == tags["figure"] == 5
+    assert tags["caption"] == tags["table"] == 3  # table 1, claims, recipe differences
+    text = Elements(page).text
+    assert "judged by sign only" in text
+    assert "reduced_scale_same_sign" not in text  # words for readers, not identifiers
+    # linupper - uniform on c4: 4.41 - 4.47 on both seeds.
+    assert "-0.060" in text
+    assert "reweight train --recipe nano_linupper --seed 1" in text
+    assert "reweighting.strategy" in text
+    assert "c" * 40 in text
+    assert [p.name for p in out.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_fetches_and_runs_nothing(runs: Path) -> None:
+    page = render(find_runs([runs]), CURVES)
+    elements = Elements(page)
+    policy = next(a["content"] for t, a in elements.tags if t == "meta" and "http-equiv" in a)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert not {tag for tag, _ in elements.tags} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "form",
+        "base",
+    }
+    for tag, attributes in elements.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("href", "src", "xlink:href", "action"):
+                assert value is not None
+                assert value.startswith("#"), (tag, value)
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+
+
+def test_the_page_is_accessible(runs: Path) -> None:
+    page = render(find_runs([runs]), CURVES)
+    tags = Elements(page).tags
+    assert ("html", {"lang": "en"}) in tags
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    assert all(a.get("aria-label") for tag, a in tags if tag == "figure" or a.get("role") == "region")
+    ids = Counter(a["id"] for _, a in tags if "id" in a)
+    assert max(ids.values()) == 1
+    assert "prefers-color-scheme: dark" in page
+    assert any(t == "meta" and a.get("name") == "viewport" for t, a in tags)
+
+
+def test_the_same_folders_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    first = write_report(find_runs([runs]), tmp_path / "a.html", CURVES).read_bytes()
+    second = write_report(find_runs([runs]), tmp_path / "b.html", CURVES).read_bytes()
+    assert first == second
+
+
+def test_without_runs_the_page_says_so() -> None:
+    text = Elements(render([], CURVES)).text
+    assert "No runs" in text
+    assert "table1 (96 cells)" in text
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+    "\x1b[31mred\x1b[0m\x00",
+    "‮gnp.exe",
+    "N" * 10_000,
+    "</style></svg><b>",
+    "' onmouseover='x",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_strings_are_text(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path, "uniform", 0, mini("uniform") | {name: 3.0}, metrics=True)
+    for file in ("recipe.yaml", "results.json"):
+        text = (folder / file).read_text()
+        quoted = name.encode("unicode_escape").decode().replace('"', '\\"').replace("\\x", "\\u00")
+        (folder / file).write_text(
+            text.replace("name: nano_uniform", f'name: "{quoted}"').replace(
+                '"recipe": "nano_uniform"', f'"recipe": "{quoted}"'
+            )
+        )
+    (folder / "metrics.jsonl").write_text("".join(metrics_lines(mini("uniform") | {name: 3.0}, 0, steps=30)))
+    (run,) = find_runs([tmp_path])
+    assert run.info.recipe == name
+    page = render([run], None)
+    tags = Elements(page).tags
+    assert not {tag for tag, _ in tags} & {"script", "img", "b"}
+    assert not [n for _, attributes in tags for n in attributes if n.startswith("on")]
+    assert "\x1b" not in page
+    assert "\x00" not in page
+    assert "49" not in re.findall(r"<h3>(.*?)</h3>", page)[0]
+    assert "N" * 500 not in page
+    assert len(page) < 1_000_000
+
+
+def test_a_run_without_metrics_is_named(runs: Path) -> None:
+    (runs / "nano_uniform" / "seed-0" / "metrics.jsonl").unlink()
+    text = Elements(render(find_runs([runs]), None)).text
+    assert "Without metrics.jsonl" in text
+    assert "nano_uniform/seed-0" in text
+
+
+def test_incomparable_runs_are_refused(runs: Path, tmp_path: Path) -> None:
+    make_run(runs, "extremes", 0, mini("extremes"), eval_set="f" * 64)
+    with pytest.raises(UserError, match="evaluation set"):
+        write_report(find_runs([runs]), tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_broken_log_leaves_the_old_page(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    (runs / "nano_uniform" / "seed-0" / "metrics.jsonl").write_text("broken\n")
+    with pytest.raises(DataError, match="metrics.jsonl:1"):
+        write_report(find_runs([runs]), out)
+    assert out.read_text() == "old"
+
+
+def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_run(tmp_path / "a", "linupper", 0, mini("linupper"), metrics=True)
+    other = make_run(tmp_path / "b", "linear", 0, mini("linupper"), metrics=True, eval_set="f" * 64)
+    shutil.copy(first / "metrics.jsonl", other)
+    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 8
+    monkeypatch.setattr("reproduce.paper.report.MAX_FIGURE_BYTES", 1000)
+    page = render(find_runs([tmp_path]), None)
+    assert Counter(t for t, _ in Elements(page).tags)["svg"] == 4
+    assert "No room on this page" in page
+    monkeypatch.setattr("reproduce.paper.report.MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="name fewer runs"):
+        write_report(find_runs([tmp_path]), tmp_path / "x.html")
