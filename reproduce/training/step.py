@@ -4,7 +4,7 @@ Shapes: B own samples, M samples of the global batch, T tokens. Steps count from
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +50,7 @@ def train_step(
 ) -> StepOutcome:
     """Algorithm 1 for the own samples (B, T) of the global batch; weights are exact over the global batch.
 
-    With k micro-batches the first k - 1 are scored without a graph and run again once the weights are known;
-    the last keeps its graph. `broken` is the previous step's flag, 0.0 at first.
+    `broken` is the previous step's flag, 0.0 at first.
     """
     micro_batches = torch.split(tokens_BT, settings.micro_batch)
 
@@ -61,21 +60,10 @@ def train_step(
             losses: Tensor = model(micro_batches[part])
         return losses
 
-    # 1. Forward: per-sample losses of the own samples.
-    last = len(micro_batches) - 1
-    with torch.no_grad():
-        scored = [losses_of(part) for part in range(last)]
-    live = losses_of(last)
-
-    # 2.-5. Gather the losses of all ranks, normalise, score, weigh; own slice by global rank.
-    reweighted = reweighter.weigh(torch.cat([*scored, live.detach()]), step)
-    parts = _slices(micro_batches)
-
-    # 6. Back-propagate the weighted sum over the global batch.
+    # 1.-6. Per-sample losses, weights over the global batch, gradients of the weighted sum.
     optimizer.zero_grad(set_to_none=True)
-    _backward(reweighted.loss(live, parts[last]))
-    for part in range(last):
-        _backward(reweighted.loss(losses_of(part), parts[part]))
+    passes = _one_pass if reweighter.is_uniform(step) else _two_passes
+    reweighted = passes(losses_of, _slices(micro_batches), reweighter, step)
 
     # 7. Clip and update, unless a number is not finite.
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
@@ -86,6 +74,39 @@ def train_step(
     optimizer.found_inf = broken  # type: ignore[attr-defined]
     optimizer.step()
     return StepOutcome(reweighted=reweighted, grad_norm=grad_norm, broken=broken)
+
+
+def _two_passes(
+    losses_of: Callable[[int], Tensor], parts: Sequence[slice], reweighter: SampleReweighter, step: int
+) -> Reweighted:
+    """Weights first, gradients after: all micro-batches but the last are run again, the last keeps its graph."""
+    # 1. Forward: per-sample losses of the own samples.
+    *early, last = range(len(parts))
+    with torch.no_grad():
+        scored = [losses_of(part) for part in early]
+    live = losses_of(last)
+
+    # 2.-5. Gather the losses of all ranks, normalise, score, weigh; own slice by global rank.
+    reweighted = reweighter.weigh(torch.cat([*scored, live.detach()]), step)
+
+    # 6. Back-propagate the weighted sum over the global batch.
+    _backward(reweighted.loss(live, parts[last]))
+    for part in early:
+        _backward(reweighted.loss(losses_of(part), parts[part]))
+    return reweighted
+
+
+def _one_pass(
+    losses_of: Callable[[int], Tensor], parts: Sequence[slice], reweighter: SampleReweighter, step: int
+) -> Reweighted:
+    """Where every weight is 1/M there is nothing to wait for: the plain mean, accumulated."""
+    seen = []
+    own = parts[-1].stop
+    for part, samples in enumerate(parts):
+        losses = losses_of(part)
+        _backward(losses.mean() * ((samples.stop - samples.start) / own))
+        seen.append(losses.detach())
+    return reweighter.weigh(torch.cat(seen), step)
 
 
 def _backward(loss: Tensor) -> None:

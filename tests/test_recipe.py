@@ -1,0 +1,217 @@
+"""Every shipped recipe loads and carries the paper's settings; a bad one is one error with every problem."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reproduce.errors import RecipeError
+from reproduce.recipe import load_recipe, recipe_as_yaml, shipped_recipes
+from reproduce.recipe.checks import impossible
+from reproduce.recipe.estimate import estimate, flops_a_token, parameter_count
+from reproduce.recipe.loader import SHIPPED
+
+STRATEGIES_IN_TABLE_1 = ("uniform", "linupper", "quadratic", "extremes")
+
+
+def problems(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path), overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_every_recipe_of_the_paper_is_there() -> None:
+    names = set(shipped_recipes())
+    table_1 = {f"gpt2_{m}_{s}" for m in ("mini", "small", "medium") for s in STRATEGIES_IN_TABLE_1}
+    table_12 = {f"gpt2_medium_dro_{x}" for x in ("0.4", "1", "2", "5", "10")}
+    table_3 = {f"gpt2_medium_{d}{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
+    exchanged = {f"gpt2_medium_{d}_c4_cc_exchanged{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
+    nano = {f"gpt2_nano_{s}" for s in (*STRATEGIES_IN_TABLE_1, "linear", "dro_kl", "capped_softmax")}
+    demo = {"demo_uniform", "demo_linupper"}
+    assert names == table_1 | table_12 | table_3 | exchanged | nano | demo
+    assert len(names) == 34
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_recipe_loads_and_survives_its_own_yaml(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    again = tmp_path / "resolved.yaml"
+    again.write_text(recipe_as_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(again)) == recipe
+    header = shipped_recipes()[name].read_text(encoding="utf-8")
+    assert f"# reweight train --recipe {name}\n" in header
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "heads", "batch", "tokens", "parameters"),
+    [
+        # METHOD tables: tokens = steps x samples x 512. Parameters as METHOD counts them.
+        ("mini", 12, 12, 32, 327_680_000, 124.05e6),
+        ("small", 24, 16, 48, 491_520_000, 209e6),
+        ("medium", 36, 24, 48, 491_520_000, 294e6),
+    ],
+)
+def test_paper_settings(
+    model: str, layers: int, heads: int, batch: int, tokens: int, parameters: float
+) -> None:
+    for strategy in STRATEGIES_IN_TABLE_1:
+        r = load_recipe(f"gpt2_{model}_{strategy}")
+        assert (r.model.layers, r.model.heads, r.model.width, r.model.context) == (layers, heads, 768, 512)
+        assert (r.model.vocab, r.model.dropout, r.model.tie_embeddings) == (50257, 0.1, True)
+        assert (r.train.steps, r.train.global_batch, r.train.tokens) == (20_000, batch, tokens)
+        assert (r.optimizer.lr, r.optimizer.end_lr, r.optimizer.warmup_steps) == (5e-4, 1e-4, 500)
+        assert (r.optimizer.weight_decay, r.train.clip_norm, r.seed) == (0.01, 1.0, 42)
+        assert (r.reweighting.strategy, r.reweighting.r, r.reweighting.warmup_steps) == (strategy, 0.4, 1000)
+        assert r.paper.scale == "paper"
+        assert parameter_count(r.model) == pytest.approx(parameters, rel=0.003)
+
+
+def test_siblings_differ_only_in_what_they_are_about() -> None:
+    for model in ("mini", "small", "medium", "nano"):
+        variants = [
+            yaml.safe_load(recipe_as_yaml(load_recipe(f"gpt2_{model}_{s}"))) for s in STRATEGIES_IN_TABLE_1
+        ]
+        for variant in variants:
+            del variant["name"], variant["reweighting"]["strategy"]
+        assert all(variant == variants[0] for variant in variants)
+
+
+def test_published_weights_are_bound_to_names_and_exchanged_sets_are_named() -> None:
+    doge = load_recipe("gpt2_medium_doge").data.domain_weights
+    assert doge == {
+        "arxiv": 0.088, "book": 0.045, "c4": 0.269, "cc": 0.214,
+        "github": 0.070, "stackexchange": 0.166, "wikipedia": 0.148,
+    }  # fmt: skip
+    doremi = load_recipe("gpt2_medium_doremi_linupper").data.domain_weights
+    assert (doremi["c4"], doremi["cc"], doremi["wikipedia"]) == (0.381, 0.1141, 0.2305)
+    for name in ("doge", "doremi"):
+        straight = load_recipe(f"gpt2_medium_{name}").data.domain_weights
+        exchanged = load_recipe(f"gpt2_medium_{name}_c4_cc_exchanged").data.domain_weights
+        assert exchanged == {**straight, "c4": straight["cc"], "cc": straight["c4"]}
+
+
+def test_numbers_are_read_as_yaml_1_2_does(recipe_path: Path) -> None:
+    recipe = load_recipe(str(recipe_path), ["optimizer.lr=5e-4", "optimizer.end_lr=0", "train.clip_norm=1"])
+    assert recipe.optimizer.lr == 5e-4
+    assert recipe.train.clip_norm == 1.0
+    assert isinstance(recipe.train.clip_norm, float)
+    for value in ("true", "1.0", "'8'", "1:30", "010", "no"):
+        assert "train.steps: expected a whole number >= 1" in problems(recipe_path, f"train.steps={value}")
+    assert "expected a number > 0, found true" in problems(recipe_path, "optimizer.lr=true").lower()
+
+
+def test_every_problem_in_one_error_with_file_line_and_nearest_name(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "model: {family: gtp2, layers: 2, heads: 2, width: 16, context: 32, vocab: 64}\n"
+        "train:\n"
+        "  stpes: 8\n"
+        "  steps: 8\n"
+        "  steps: 9\n"
+        "  global_batch: 6\n"
+        "  sequence: 32\n"
+        "  lr: 1e-3\n"
+        "optimizer: {lr: fast, end_lr: 1e-3, warmup_steps: 2}\n",
+        encoding="utf-8",
+    )
+    text = problems(path)
+    assert "5 problems" in text
+    assert f"{path}:5: train.steps: given twice (first on line 4)" in text
+    assert f"{path}:3: train.stpes: unknown key; did you mean 'train.steps'?" in text
+    assert f"{path}:1: model.family: expected one of gpt2, llama (did you mean gpt2?)" in text
+    assert f"{path}:8: train.lr: unknown key; it belongs to section 'optimizer'" in text
+    assert f"{path}:9: optimizer.lr: expected a number > 0, found text 'fast'" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.micro_batch=4"], r"train.micro_batch: global_batch 6 is not divisible by 4; try 3"),
+        (["train.sequence=64"], r"train.sequence: 64 tokens do not fit model.context 32; shorten"),
+        (
+            ["data.tokenizer=gpt2"],
+            r"model.vocab: 64 differs from .* 50257; set model.vocab=50257",
+        ),
+        (["data.tokenizer=bpe:99"], r"model.vocab: 64 differs from tokenizer bpe:99's 99"),
+        (["data.tokenizer=bpe:many"], r"data.tokenizer: 'bpe:many' names no size"),
+        (["optimizer.warmup_steps=8"], r"optimizer.warmup_steps: 8 is past the end of train.steps 8"),
+        (["reweighting.warmup_steps=8"], r"reweighting.warmup_steps: 8 is past the end .*: r is never used"),
+        (["train.global_batch=1"], r"reweighting.strategy: 'linupper' weighs samples against each other"),
+        (["train.global_batch=2", "reweighting.strategy=extremes"], r"'extremes' is exactly uniform"),
+        (["reweighting.strategy=mid"], r"unknown strategy 'mid'; the released codes' 'mid' is quadratic"),
+        (["reweighting.strategy=linuper"], r"did you mean 'linupper'\?"),
+        (["model.heads=3"], r"model.heads: 3 heads do not divide width 16"),
+        (["model.family=llama"], r"model.feed_forward: missing"),
+        (["optimizer.end_lr=1"], r"optimizer.end_lr: 1 is above the peak optimizer.lr 0.01"),
+        (["optimizer.beta2=1"], r"optimizer.beta2: 1 never forgets"),
+        (["data.dataset=slimpajama", "data.domain_weights.wiki=1"], r"no such domain; there is wikipedia"),
+        (["data.domain_weights.a=0"], r"data.domain_weights: the weights sum to zero"),
+        (["data.domain_weights.a=-1", "data.domain_weights.b=2"], r"data.domain_weights.a: -1 is negative"),
+        (["data.domain_weights=doje"], r"no set of weights 'doje'; there is doge"),
+        (["optimizer.lr=.nan"], r"not a finite number"),
+        (["optimizer.lr=1e999"], r"not a finite number"),
+        (["train.steps"], r"write section.key=value"),
+        (["train.steps=3", "train.steps=4"], r"set twice; keep one"),
+        (["seed=-1"], r"seed: expected a whole number between 0 and"),
+        (["reweighting.r=0"], r"reweighting.r: expected a number > 0, found 0"),
+        (["train.steps=[1, 2]"], r"is not a single value"),
+        (["train=3"], r"train: expected a section with keys, found 3"),
+    ],
+)
+def test_impossible_combinations_are_refused_with_the_remedy(
+    recipe_path: Path, overrides: list[str], expected: str
+) -> None:
+    assert re.search(expected, problems(recipe_path, *overrides)), problems(recipe_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- 1\n- 2\n", "a recipe is a mapping"),
+        ("", "a recipe is a mapping"),
+        ("a: [1\n", "not YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", "unknown key"),
+        ("model: &x {family: gpt2}\ndata: *x\n", "YAML aliases are not read"),
+        ("extends: nowhere\n", "no base 'nowhere'"),
+        ("[" * 3000, "not YAML"),
+    ],
+)
+def test_hostile_files_are_one_error(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert expected in problems(path)
+
+
+def test_binary_and_missing_files(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in problems(path)
+    assert "no recipe file" in problems(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="did you mean 'gpt2_mini_linupper'"):
+        load_recipe("gpt2_mini_linuper")
+    with pytest.raises(RecipeError, match="no recipe named"):
+        load_recipe("x" * 5000)
+
+
+def test_bases_and_weight_sets_are_not_recipes_of_their_own() -> None:
+    assert not set(shipped_recipes()) & {p.stem for p in (SHIPPED / "bases").glob("*.yaml")}
+    for path in (SHIPPED / "domain_weights").glob("*.yaml"):
+        assert sum(yaml.safe_load(path.read_text())["weights"].values()) == pytest.approx(1.0, abs=5e-4)
+
+
+def test_all_recipes_are_possible() -> None:
+    assert [found for name in shipped_recipes() for found in impossible(load_recipe(name))] == []
+
+
+def test_estimate_by_hand() -> None:
+    recipe = load_recipe("gpt2_mini_uniform")
+    cost = estimate(recipe, "fp32")
+    # 6 N + 12 L D T = 6 x 124.05M + 12 x 12 x 768 x 512 = 744.3M + 56.6M
+    assert flops_a_token(recipe.model, 512) == pytest.approx(800.9e6, rel=1e-3)
+    assert cost.flops == pytest.approx(800.9e6 * 327.68e6, rel=1e-3)
+    # Two passes over all but the last of 4 micro-batches: 3/4 of them cost a third more.
+    accumulated = load_recipe("gpt2_mini_linupper", ["train.micro_batch=8"])
+    assert estimate(accumulated, "fp32").flops == pytest.approx(cost.flops * 1.25, rel=1e-6)
