@@ -64,7 +64,7 @@ class Batches:
         ):
             if probability > 0 and windows == 0:
                 raise DataError(
-                    f"domain '{domain}' of {store.path}/{split} has not one window of {sequence} tokens; "
+                    f"domain '{domain}' of {store.path}/{split} holds not one window of {sequence} tokens; "
                     "prepare more data, shorten train.sequence, or give the domain weight 0"
                 )
         self._counted_step, self._counts_K = 1, np.zeros(len(self.domains), dtype=np.int64)

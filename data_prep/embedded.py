@@ -5,6 +5,7 @@ by hashes of their names and content, so the same Python and packages give the s
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import sysconfig
@@ -21,7 +22,7 @@ HELD_OUT_BYTES = 48_000
 """A domain's validation text is at least the share and at least these bytes (some 100 windows of 128)."""
 
 MIN_BYTES = 200
-MAX_BYTES = 60_000
+MAX_BYTES = 12_000
 """Documents outside these sizes are left out or, for long ones, cut into parts."""
 
 
@@ -34,7 +35,8 @@ class EmbeddedDocument:
     """Whether it belongs to validation."""
 
 
-def read_domain(name: str) -> list[EmbeddedDocument]:
+@functools.cache
+def read_domain(name: str) -> tuple[EmbeddedDocument, ...]:
     """The documents of one domain of `DOMAINS`, in their fixed order; no text occurs twice."""
     chosen: dict[str, str] = {}
     taken = 0
@@ -48,7 +50,7 @@ def read_domain(name: str) -> list[EmbeddedDocument]:
         if taken > 0.95 * DOMAIN_BYTES:
             break
     held_out = _held_out(chosen, taken)
-    return [EmbeddedDocument(text=text, held_out=digest in held_out) for digest, text in chosen.items()]
+    return tuple(EmbeddedDocument(text=text, held_out=digest in held_out) for digest, text in chosen.items())
 
 
 def _held_out(chosen: Mapping[str, str], total: int) -> set[str]:

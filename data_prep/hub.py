@@ -125,6 +125,8 @@ def _from_the_hub(error: Exception) -> bool:
 def _worth_retrying(error: Exception) -> bool:
     from huggingface_hub import errors
 
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return False
     if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
         return bool(error.response.status_code >= 500)
     return _is_transport(error) or "Consistency check" in str(error)

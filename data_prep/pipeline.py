@@ -49,7 +49,7 @@ from data_prep.tokenizers import Tokenizer, bpe_size, load_tokenizer, train_bpe
 from data_prep.units import Counts, Workshop
 from data_prep.workers import do_tasks
 
-SPAWN_BYTES = 2 << 20
+SPAWN_BYTES = 8 << 20
 """Below this much input, starting processes costs more than it saves."""
 
 STORE_BYTES_PER_INPUT_BYTE: Mapping[Kind, float] = {
@@ -112,7 +112,7 @@ def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
             return _Preparation(store, spec, progress or (lambda _: None), started).run(tokenizer)
     except OSError as error:
         raise StorageError(
-            f"cannot write {error.filename or store}: {error.strerror}; committed files are kept: "
+            f"cannot write {error.filename or store}: {error.strerror or error}; committed files are kept: "
             "free space or mend permissions, then run the same command again"
         ) from None
 
@@ -167,6 +167,8 @@ class _Preparation:
             refuse_other_plan(self._store, there, plan)
             # The file as it was written first: another version of the library may spell it differently.
             plan = replace(plan, tokenizer=there.tokenizer)
+            if plan != there:
+                write_plan(self._store, plan, self._spec)
         else:
             self._check_space(source.items)
             tokenizer.save(self._store / TOKENIZER_FILE)

@@ -6,7 +6,7 @@ place; it is written after them, so a file without a record is simply done again
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from data_prep.errors import DataError, ResumeError
@@ -133,7 +133,10 @@ def refuse_other_plan(store: Path, there: Plan, here: Plan) -> None:
             same = " (same name, other vocabulary)" if old.name == new.name else ""
             what = f"tokenizer is {old.name} there and {new.name} here{same}"
         elif each.name == "items":
-            what = _items_difference(there.items, here.items)
+            difference = _items_difference(there.items, here.items)
+            if difference is None:
+                continue
+            what = difference
         else:
             what = f"{each.name} is {old!r} there and {new!r} here"
         raise ResumeError(
@@ -142,14 +145,16 @@ def refuse_other_plan(store: Path, there: Plan, here: Plan) -> None:
         )
 
 
-def _items_difference(there: tuple[Item, ...], here: tuple[Item, ...]) -> str:
-    old, new = {(i.split, i.path): i for i in there}, {(i.split, i.path): i for i in here}
+def _items_difference(there: tuple[Item, ...], here: tuple[Item, ...]) -> str | None:
+    """The first file that is in one plan only, or stands elsewhere in it. Sizes may differ: a file that
+    was mended is done now, and one that changed after it was committed is found by its digest."""
+    old, new = ({(i.split, i.path): replace(i, bytes=0) for i in items} for items in (there, here))
     for what, only in (("only there", old.keys() - new.keys()), ("only here", new.keys() - old.keys())):
         if only:
             split, path = min(only)
             return f"input {path} ({split}) is {what}"
-    split, path = min(key for key, item in old.items() if item != new[key])
-    return f"input {path} has {old[split, path].bytes} bytes there and {new[split, path].bytes} here"
+    changed = [key for key, item in old.items() if item != new[key]]
+    return f"input {min(changed)[1]} has another place, domain or digest" if changed else None
 
 
 def record_path(store: Path, item: Item) -> Path:

@@ -1,5 +1,6 @@
 """One shard: a standard .npy file of ids, written as a stream and checked cheaply."""
 
+import io
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +30,7 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, dtype: Dtype) -> None:
-        self._path, self._dtype = path, disk_dtype(dtype)
+        self._path, self._dtype = path, dtype
         self._temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
         self.tokens = 0
         self.documents = 0
@@ -39,13 +40,12 @@ class ShardWriter:
 
     def _write_header(self) -> int:
         self._stream.seek(0)
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.tokens,)}
-        np.lib.format.write_array_header_1_0(self._stream, header)
-        return self._stream.tell()
+        return self._stream.write(_header(self._dtype, self.tokens))
 
     def append(self, ids: NDArray[Any], documents: int) -> None:
         """Add ids, shape (n,), that make up `documents` whole documents with their end-of-text ids."""
-        ids.astype(self._dtype, copy=False).tofile(self._stream)
+        # Not ndarray.tofile: on a full disk its error says neither which nor why.
+        self._stream.write(ids.astype(disk_dtype(self._dtype), copy=False).tobytes())
         self.tokens += len(ids)
         self.documents += documents
 
@@ -71,25 +71,32 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
+def _header(dtype: Dtype, tokens: int) -> bytes:
+    """The one .npy header of a shard: numpy pads it, so its size does not depend on the number of ids."""
+    stream = io.BytesIO()
+    header = {"descr": disk_dtype(dtype).str, "fortran_order": False, "shape": (tokens,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
 def check_shard(path: Path, tokens: int, dtype: Dtype) -> int:
     """Cheap check of one shard, header and size; returns the byte offset of the first id.
 
+    The header must be, byte for byte, the one that is written: nothing hostile is parsed.
     Raises DataError saying what is wrong with it.
     """
+    expected = _header(dtype, tokens)
     try:
         with path.open("rb") as stream:
-            if np.lib.format.read_magic(stream) != (1, 0):
-                raise ValueError("not a version 1.0 .npy file")
-            shape, _, found = np.lib.format.read_array_header_1_0(stream)
-            offset = stream.tell()
+            found = stream.read(len(expected))
             size = os.fstat(stream.fileno()).st_size
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: missing") from None
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: damaged header ({error})") from None
-    expected = disk_dtype(dtype)
-    if found != expected or shape != (tokens,):
-        raise DataError(f"{path}: holds {found} of shape {shape}, the manifest says {dtype} of ({tokens},)")
-    if size != offset + tokens * expected.itemsize:
-        raise DataError(f"{path}: {size} bytes, expected {offset + tokens * expected.itemsize}")
-    return offset
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    wanted = len(expected) + tokens * disk_dtype(dtype).itemsize
+    if size != wanted:
+        raise DataError(f"{path}: {size} bytes, expected {wanted}")
+    if found != expected:
+        raise DataError(f"{path}: its header is not that of {tokens} ids of {dtype}")
+    return len(expected)

@@ -249,7 +249,7 @@ def _hub(
     if folder is None:
         known = ", ".join(name for name in layout.hub.folders if name) or "none"
         raise UserError(f"--subset {spec.subset}: {spec.dataset} has {known}")
-    remedy = f"or download it elsewhere and give `--input DIR` with `reweight prep {spec.dataset}`"
+    remedy = "mend that and run the same command again, or give local files with --input DIR"
     commit = hub.resolve_commit(layout.hub.repository, spec.revision, remedy)
     files = hub.list_files(layout.hub.repository, commit, folder or None, remedy)
     found = [

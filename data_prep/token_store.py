@@ -258,12 +258,17 @@ def write_store(
     `tokens[split][domain]` lists the domain's shards, each of shape (n,); a document is counted for
     each end-of-text id, and `bytes` counts one byte an id because there is no text.
     """
-    splits: dict[str, dict[str, Domain]] = {}
     for split, domains in tokens.items():
-        splits[check_name(split, "split")] = {
-            domain: _write_domain(path / split / check_name(domain, "domain"), shards, tokenizer)
+        check_name(split, "split")
+        for domain in domains:
+            check_name(domain, "domain")
+    splits = {
+        split: {
+            domain: _write_domain(path / split / domain, shards, tokenizer)
             for domain, shards in domains.items()
         }
+        for split, domains in tokens.items()
+    }
     if tokenizer_json is not None:
         write_text_atomically(path / TOKENIZER_FILE, tokenizer_json)
         tokenizer = replace(tokenizer, file_sha256=sha256_file(path / TOKENIZER_FILE))

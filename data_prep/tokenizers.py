@@ -165,7 +165,7 @@ def load_tokenizer(spec: str | Path, name: str | None = None) -> Tokenizer:
                 "give local files with --tokenizer PATH"
             )
         return tokenizer
-    path = Path(spec)
+    path = Path(spec or "?")
     if path.is_dir():
         return _from_folder(path, name or _name(path))
     if path.is_file():

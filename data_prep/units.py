@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.documents import Document
+from data_prep.errors import DataError
 from data_prep.items import Item
 from data_prep.manifest import Domain, Dtype
 from data_prep.plan import Record, write_record
@@ -18,6 +19,8 @@ from data_prep.tokenizers import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 512
+MAX_SHARDS = 256
+"""Domains of one input file, at most: each keeps a file open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
 
     meter = Meter(advance)
     located = shop.source.locate(task.item)
-    modified = located.stat().st_mtime_ns if located is not None else None
+    modified = _modified_ns(located)
     output = _Output(shop, task)
     try:
         documents = shop.source.documents(task.item, meter)
@@ -86,6 +89,15 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
     write_record(shop.store, task.item, record)
     shop.source.release(task.item)
     return record
+
+
+def _modified_ns(located: Path | None) -> int | None:
+    if located is None:
+        return None
+    try:
+        return located.stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{located}: cannot be read ({error.strerror})") from None
 
 
 def _whole_digest(meter: Meter, located: Path | None, truncated: bool) -> tuple[str, int]:
@@ -161,6 +173,10 @@ class _Output:
 
     def _writer(self, key: tuple[str, str]) -> ShardWriter:
         if key not in self._writers:
+            if len(self._writers) == MAX_SHARDS:
+                raise DataError(
+                    f"{self._task.item.path}: more than {MAX_SHARDS} domains; is --domain-from the right field?"
+                )
             split, domain = key
             path = self._shop.store / split / domain / shard_name(self._task.item.index)
             self._writers[key] = ShardWriter(path, self._dtype)

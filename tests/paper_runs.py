@@ -72,6 +72,7 @@ def make_run(
             {
                 "command": ["reweight", "train", "--recipe", str(recipe["name"])],
                 "identity": {"data_fingerprint": fingerprint},
+                "data": "data/slimpajama-gpt2",
                 "git": {"commit": "c" * 40, "dirty": False},
                 "hardware": {"cores": 2},
             }

@@ -130,7 +130,7 @@ def test_figures_are_xml_that_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_lines_differ_in_more_than_colour(tmp_path: Path) -> None:
-    curves = {name: (GRID, GRID) for name in ("linupper", "quadratic", "extremes", "uniform")}
+    curves = dict.fromkeys(("linupper", "quadratic", "extremes", "uniform"), (GRID, GRID))
     dashes = set(re.findall(r"stroke-dasharray: ([^;\"]+)", strategy_curves(curves)))
     assert len(dashes) >= 3  # and one solid line
 

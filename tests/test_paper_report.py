@@ -26,7 +26,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(page)
+        self.feed(re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -35,17 +35,31 @@ class Elements(HTMLParser):
         self.text += data
 
 
+@pytest.fixture(scope="module")
+def shared_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One page for the tests that only read it."""
+    root = tmp_path_factory.mktemp("page")
+    return write_report(find_runs([four_runs(root / "runs")]), root / "deep" / "report.html", CURVES)
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    root = tmp_path / "runs"
+    return four_runs(tmp_path / "runs")
+
+
+def four_runs(root: Path) -> Path:
     for strategy in ("uniform", "linupper"):
         for seed in range(2):
             make_run(root, strategy, seed, mini(strategy, 0.01 * seed), metrics=True)
     return root
 
 
-def test_the_page_is_complete_and_in_order(runs: Path, tmp_path: Path) -> None:
-    out = write_report(find_runs([runs]), tmp_path / "deep" / "report.html", CURVES)
+def two_domains(name: str) -> dict[str, float]:
+    return {"c4": 4.0, name: 3.0, "mean": 3.5}
+
+
+def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
+    out = shared_page
     page = out.read_text()
     assert out.stat().st_size < MAX_BYTES
     heads = re.findall(r'<h2 id="(\w+)"', page)
@@ -59,14 +73,15 @@ def test_the_page_is_complete_and_in_order(runs: Path, tmp_path: Path) -> None:
     assert "reduced_scale_same_sign" not in text  # words for readers, not identifiers
     # linupper - uniform on c4: 4.41 - 4.47 on both seeds.
     assert "-0.060" in text
-    assert "reweight train --recipe nano_linupper --seed 1" in text
+    recipe = out.parents[1] / "runs" / "nano_linupper" / "seed-1" / "recipe.yaml"
+    assert f"reweight train --recipe {recipe} --seed 1 --data data/slimpajama-gpt2\n" in text
     assert "reweighting.strategy" in text
     assert "c" * 40 in text
     assert [p.name for p in out.parent.iterdir()] == ["report.html"]
 
 
-def test_the_page_fetches_and_runs_nothing(runs: Path) -> None:
-    page = render(find_runs([runs]), CURVES)
+def test_the_page_fetches_and_runs_nothing(shared_page: Path) -> None:
+    page = shared_page.read_text()
     elements = Elements(page)
     policy = next(a["content"] for t, a in elements.tags if t == "meta" and "http-equiv" in a)
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -89,8 +104,8 @@ def test_the_page_fetches_and_runs_nothing(runs: Path) -> None:
     assert "@import" not in page
 
 
-def test_the_page_is_accessible(runs: Path) -> None:
-    page = render(find_runs([runs]), CURVES)
+def test_the_page_is_accessible(shared_page: Path) -> None:
+    page = shared_page.read_text()
     tags = Elements(page).tags
     assert ("html", {"lang": "en"}) in tags
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
@@ -128,7 +143,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_strings_are_text(tmp_path: Path, name: str) -> None:
-    folder = make_run(tmp_path, "uniform", 0, mini("uniform") | {name: 3.0}, metrics=True)
+    folder = make_run(tmp_path, "uniform", 0, two_domains(name), metrics=True)
     for file in ("recipe.yaml", "results.json"):
         text = (folder / file).read_text()
         quoted = name.encode("unicode_escape").decode().replace('"', '\\"').replace("\\x", "\\u00")
@@ -137,7 +152,7 @@ def test_hostile_strings_are_text(tmp_path: Path, name: str) -> None:
                 '"recipe": "nano_uniform"', f'"recipe": "{quoted}"'
             )
         )
-    (folder / "metrics.jsonl").write_text("".join(metrics_lines(mini("uniform") | {name: 3.0}, 0, steps=30)))
+    (folder / "metrics.jsonl").write_text("".join(metrics_lines(two_domains(name), 0, steps=30)))
     (run,) = find_runs([tmp_path])
     assert run.info.recipe == name
     page = render([run], None)
@@ -169,17 +184,17 @@ def test_a_broken_log_leaves_the_old_page(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("old")
     (runs / "nano_uniform" / "seed-0" / "metrics.jsonl").write_text("broken\n")
-    with pytest.raises(DataError, match="metrics.jsonl:1"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:1"):
         write_report(find_runs([runs]), out)
     assert out.read_text() == "old"
 
 
 def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make_run(tmp_path / "a", "linupper", 0, mini("linupper"), metrics=True)
-    other = make_run(tmp_path / "b", "linear", 0, mini("linupper"), metrics=True, eval_set="f" * 64)
+    first = make_run(tmp_path / "a", "linupper", 0, two_domains("cc"), metrics=True)
+    other = make_run(tmp_path / "b", "linear", 0, two_domains("cc"), eval_set="f" * 64)
     shutil.copy(first / "metrics.jsonl", other)
     assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 8
-    monkeypatch.setattr("reproduce.paper.report.MAX_FIGURE_BYTES", 1000)
+    monkeypatch.setattr("reproduce.paper.page.MAX_FIGURE_BYTES", 1000)
     page = render(find_runs([tmp_path]), None)
     assert Counter(t for t, _ in Elements(page).tags)["svg"] == 4
     assert "No room on this page" in page

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -148,8 +149,6 @@ def test_a_claim_can_fail_on_the_paper() -> None:
     tables = load_tables()
     claim = next(c for c in load_claims() if c.id == "linupper_equal_arxiv")
     pair = comparisons(claim, tables)["GPT2-mini"][0]
-    from dataclasses import replace
-
     same = replace(pair, row="GPT2-mini/extremes", column="c4")
     assert holds_on_paper(same, tables)
     assert not holds_on_paper(replace(same, relation="below", tolerance=None), tables)

@@ -62,6 +62,7 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._start = self._last_line = time.monotonic()
         self._first: float | None = None
+        self._last_done: float | None = None
         self._width = 0
         self._tty = sys.stderr.isatty()
 
@@ -72,9 +73,11 @@ class Progress:
             # The rate counts from here: what came before (imports, opening files) was no progress.
             self._first, self._start = done, now
         waited = now - self._last_line
-        if waited < (0.2 if self._tty else PLAIN_INTERVAL_S) and done < self._total:
+        if done == self._last_done or (
+            waited < (0.2 if self._tty else PLAIN_INTERVAL_S) and done < self._total
+        ):
             return
-        self._last_line = now
+        self._last_line, self._last_done = now, done
         line = self._line(done, now - self._start, detail)
         if self._tty:
             sys.stderr.write("\r" + line.ljust(self._width))

@@ -1,5 +1,6 @@
 """`reweight weights`: what a strategy does to given losses, and Figure 1."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ def command(
 
 
 def _numbers(losses: tuple[str, ...]) -> list[float]:
-    words = click.get_text_stream("stdin").read().split() if losses == ("-",) else list(losses)
+    words = sys.stdin.read().split() if losses == ("-",) else list(losses)
     if not words:
         raise click.UsageError("no losses on standard input")
     try:

@@ -1,117 +1,20 @@
 """One self-contained HTML page about runs. A pure function of their folders: no clock, no network, no script.
 
-Every string from a file passes clean() and jinja2's autoescape; only SVG drawn here goes in unescaped.
+Every string from a file passes clean() and jinja2's autoescape; only figures.py's SVG goes in unescaped.
 """
 
-import json
-import os
-import shlex
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from reproduce.errors import DataError
-from reproduce.paper import figures
-from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
-from reproduce.paper.extras import Extra, extras
-from reproduce.paper.figures import Curves, Line
-from reproduce.paper.matching import Group, group_runs, match_rows, setting_differences
-from reproduce.paper.metrics_log import Metrics, read_metrics
-from reproduce.paper.runs import Run, Scalar
-from reproduce.paper.tables import Table, load_tables
+from data_prep.files import atomic_file
+from reproduce.errors import DataError, StorageError
+from reproduce.paper.figures import Curves
+from reproduce.paper.page import build_page
+from reproduce.paper.runs import Run
 from reproduce.paper.text import clean
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
 MAX_BYTES = 3 * 1024 * 1024
-MAX_FIGURE_BYTES = 2 * 1024 * 1024
-"""Further sets of runs are listed without figures once the figures drawn take this much."""
-
 TEMPLATE = "report.html.j2"
-
-VERDICT_TEXTS: Mapping[str, tuple[str, str]] = {
-    "reproduced": ("✓", "reproduced"),
-    "differs": ("✗", "differs"),
-    "not_run": ("–", "not run at this scale"),
-    "reduced_scale_same_sign": ("●", "same sign (reduced scale)"),
-    "reduced_scale_opposite_sign": ("○", "opposite sign (reduced scale)"),
-    "reduced_scale_unresolved": ("?", "unresolved (reduced scale)"),
-}
-"""Verdict -> mark, words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownCell:
-    """One cell of a verdict table, as text."""
-
-    verdict: str
-    mark: str
-    words: str
-    ours: str
-    spread: str
-    paper: str
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownTable:
-    """One verdict table, as text."""
-
-    id: str
-    source: str
-    caption: str
-    unit: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[ShownCell, ...]], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure with its caption."""
-
-    title: str
-    caption: str
-    svg: "Markup"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Groups that were trained and measured alike: their curves share axes."""
-
-    title: str
-    figures: tuple[Figure, ...]
-    missing: tuple[str, ...]
-    """Runs without a metrics.jsonl."""
-
-    recipes: tuple[str, ...]
-    differences: tuple[tuple[str, tuple[str, ...]], ...]
-    """Dotted path -> its value in each recipe."""
-
-    left_out: bool
-    """Whether the page had no room for its figures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """Everything that the template shows."""
-
-    tables: tuple[ShownTable, ...]
-    untouched: tuple[tuple[str, int], ...]
-    """Tables of the paper without a run, and their number of cells."""
-
-    claims: tuple[ClaimResult, ...]
-    extra: tuple[Extra, ...]
-    reduced: bool
-    families: tuple[Family, ...]
-    strategies: "Markup | None"
-    runs: tuple[tuple[Run, str, tuple[tuple[str, str], ...]], ...]
-    """Run, its state, its provenance."""
-
-    commands: tuple[str, ...]
-    verdict_texts: Mapping[str, tuple[str, str]]
 
 
 def write_report(runs: Sequence[Run], out: Path, curves: Curves | None = None) -> Path:
@@ -125,21 +28,20 @@ def write_report(runs: Sequence[Run], out: Path, curves: Curves | None = None) -
     Raises:
         UserError: runs that cannot be compared with each other.
         DataError: a broken metrics.jsonl, or a page above 3 MB.
+        StorageError: the page cannot be written.
     """
     text = render(runs, curves)
     size = len(text.encode())
     if size > MAX_BYTES:
         raise DataError(f"the report would be {size / 1e6:.1f} MB, above 3 MB; name fewer runs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{out.name[:80]}.", dir=out.parent)
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(out) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {out}: {error.strerror}; free space or choose another --out"
+        ) from error
     return out
 
 
@@ -155,200 +57,4 @@ def render(runs: Sequence[Run], curves: Curves | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
-    return environment.get_template(TEMPLATE).render(page=_page(runs, curves))
-
-
-def _page(runs: Sequence[Run], curves: Curves | None) -> Page:
-    tables = load_tables()
-    groups = group_runs(runs)
-    found = match_rows(groups, tables)
-    judged = cells(tables, found)
-    touched = {cell.table for cell in judged if cell.scale is not None}
-    return Page(
-        tables=tuple(_shown_table(table, judged) for table in tables.values() if table.id in touched),
-        untouched=tuple(
-            (table.id, sum(cell.table == table.id for cell in judged))
-            for table in tables.values()
-            if table.id not in touched
-        ),
-        claims=tuple(c for c in claim_results(tables, found) if c.verdict != "not_run"),
-        extra=tuple(extras(groups, tables, found)),
-        reduced=any(cell.scale == "reduced" for cell in judged),
-        families=tuple(_shown_families(_families(groups))),
-        strategies=_svg(figures.strategy_curves(curves.scores, curves.weights, curves.r)) if curves else None,
-        runs=tuple((run, _state(run), _provenance(run)) for group in groups for run in group.runs),
-        commands=tuple(_commands(groups)),
-        verdict_texts=VERDICT_TEXTS,
-    )
-
-
-def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
-    own = [cell for cell in judged if cell.table == table.id]
-    run = {cell.row.partition("/")[0] for cell in own if cell.scale is not None}
-    rows = tuple(
-        (row.name, tuple(_shown_cell(cell) for cell in own if cell.row == row.name))
-        for row in table.rows
-        if row.model in run
-    )
-    return ShownTable(
-        id=table.id,
-        source=table.source,
-        caption=table.caption,
-        unit=table.unit,
-        columns=tuple(column.name for column in table.columns),
-        rows=rows,
-    )
-
-
-def _shown_cell(cell: Cell) -> ShownCell:
-    mark, words = VERDICT_TEXTS[cell.verdict]
-    half = None if cell.ci_low is None or cell.ci_high is None else (cell.ci_high - cell.ci_low) / 2
-    by_sign = cell.scale == "reduced" and cell.paper_difference is not None
-    if by_sign:
-        ours = "no pair" if cell.our_difference is None else f"{cell.our_difference:+.3f}"
-        if cell.ours is None:
-            ours = ""
-    else:
-        ours = "" if cell.ours is None else f"{cell.ours:.3f}"
-    return ShownCell(
-        verdict=cell.verdict,
-        mark=mark,
-        words=words,
-        ours=ours,
-        spread="" if half is None else f"±{half:.3f}",
-        paper=f"{cell.paper_difference:+.2f}" if by_sign else f"{cell.paper:.2f}",
-        note=cell.note,
-    )
-
-
-def _families(groups: Sequence[Group]) -> list[list[Group]]:
-    by_key: dict[tuple[str, str, int], list[Group]] = {}
-    for group in groups:
-        run = group.runs[0]
-        key = (run.results.eval_set_sha256 or "", run.data_fingerprint or "", run.results.step)
-        by_key.setdefault(key, []).append(group)
-    return list(by_key.values())
-
-
-def _shown_families(families: Sequence[Sequence[Group]]) -> list[Family]:
-    shown: list[Family] = []
-    for index, groups in enumerate(families):
-        taken = sum(len(figure.svg) for family in shown for figure in family.figures)
-        shown.append(_family(index, groups, room=taken < MAX_FIGURE_BYTES))
-    return shown
-
-
-def _family(index: int, groups: Sequence[Group], *, room: bool) -> Family:
-    logs = {id(run): _metrics(run) for group in groups for run in group.runs}
-    lines = []
-    for group in groups:
-        seeds = [log for run in group.runs if (log := logs[id(run)]) is not None]
-        if seeds:
-            lines.append(_line(group, seeds, groups))
-    names = tuple(clean(group.info.recipe, 60) for group in groups)
-    return Family(
-        title=", ".join(names),
-        figures=tuple(_figures(index, lines)) if lines and room else (),
-        missing=tuple(
-            clean(run.path, 200) for group in groups for run in group.runs if logs[id(run)] is None
-        ),
-        recipes=names,
-        differences=tuple(_differences(groups)),
-        left_out=bool(lines) and not room,
-    )
-
-
-def _metrics(run: Run) -> Metrics | None:
-    path = run.path / "metrics.jsonl"
-    return read_metrics(path) if path.is_file() and not path.is_symlink() else None
-
-
-def _line(group: Group, seeds: Sequence[Metrics], groups: Sequence[Group]) -> Line:
-    alone = sum(other.info.strategy == group.info.strategy for other in groups) == 1
-    batch = group.info.settings.get("train.global_batch")
-    return Line(
-        label=clean(group.info.strategy if alone else group.info.recipe, 40),
-        strategy=group.info.strategy,
-        seeds=seeds,
-        global_batch=batch if isinstance(batch, int) and batch > 0 else None,
-    )
-
-
-def _figures(index: int, lines: Sequence[Line]) -> list[Figure]:
-    drawn = [
-        (
-            "Loss and log-perplexity",
-            "Unweighted training loss (block means) and mean held-out log-perplexity against steps. "
-            "Bands span the seeds, lowest to highest.",
-            figures.loss_curves(lines),
-        ),
-        (
-            "Log-perplexity by domain",
-            "Held-out log-perplexity of each domain in nats (the paper's Figures 2 to 4).",
-            figures.domain_curves(lines),
-        ),
-        (
-            "Largest weight of a step",
-            "How often the largest weight, times the batch size M, took which value (the paper's Figure 6). "
-            "1 is uniform (not drawn: it never moves); the theory asks for at most 2.",
-            figures.max_weight_distribution(lines),
-        ),
-        (
-            "Effective sample size",
-            "1 over the sum of squared weights, against steps: how many samples a step really averages.",
-            figures.ess_curves(lines),
-        ),
-    ]
-    return [
-        Figure(title=title, caption=caption, svg=_svg(figures.prefix_ids(svg, f"f{index}")))
-        for title, caption, svg in drawn
-    ]
-
-
-def _svg(svg: str) -> "Markup":
-    from markupsafe import Markup
-
-    # Hidden from assistive technology: the caption and the tables say what it shows.
-    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
-
-
-def _differences(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
-    first = groups[0].info
-    keys = list(dict.fromkeys(k for g in groups[1:] for k in setting_differences(first, g.info)))
-    return [
-        (clean(key, 60), tuple(clean(_value(group.info.settings.get(key)), 40) for group in groups))
-        for key in keys
-    ]
-
-
-def _value(value: Scalar) -> str:
-    return "–" if value is None else str(value)
-
-
-def _state(run: Run) -> str:
-    path = run.path / "status.json"
-    try:
-        status = json.loads(path.read_text(encoding="utf-8")) if not path.is_symlink() else {}
-    except (OSError, ValueError):
-        return "unknown"
-    return clean(status.get("state", "unknown"), 40) if isinstance(status, dict) else "unknown"
-
-
-def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple((clean(key, 60), clean(_value(value), 200)) for key, value in run.provenance.items())
-
-
-def _commands(groups: Sequence[Group]) -> list[str]:
-    runs = [run for group in groups for run in group.runs]
-    train = [
-        f"reweight train --recipe {_quoted(run.info.recipe)} --seed {run.seed} --out {_quoted(run.path)}"
-        for run in runs
-    ]
-    folders = " ".join(_quoted(run.path) for run in runs)
-    return (
-        [*train, f"reweight compare --against paper {folders}", f"reweight report {folders}"] if runs else []
-    )
-
-
-def _quoted(text: object) -> str:
-    return shlex.quote(clean(text, 300))
+    return environment.get_template(TEMPLATE).render(page=build_page(runs, curves))

@@ -102,6 +102,16 @@ def find_runs(roots: Sequence[Path], lookup: Lookup = no_lookup) -> list[Run]:
     return [read_run(folders[key], lookup) for key in sorted(folders)]
 
 
+def unscored_runs(roots: Sequence[Path]) -> list[Path]:
+    """Run folders at or below the roots that have no results.json yet: unfinished, or never evaluated."""
+    return [
+        folder
+        for root in roots
+        for folder, files in _walk(root)
+        if "recipe.yaml" in files and RESULTS not in files
+    ]
+
+
 def read_run(folder: Path, lookup: Lookup = no_lookup) -> Run:
     """Read one run folder; raises as find_runs does."""
     results = read_results(folder / RESULTS)
@@ -213,10 +223,15 @@ def _leaves(prefix: str, value: Any, depth: int) -> Iterator[tuple[str, Scalar]]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, files in _walk(root):
+        if RESULTS in files and not (folder / RESULTS).is_symlink():
+            yield folder
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     for folder, subfolders, files in os.walk(root, followlinks=False):
         subfolders[:] = sorted(n for n in subfolders if n not in PRUNED and not n.startswith("."))
-        if RESULTS in files and not (Path(folder) / RESULTS).is_symlink():
-            yield Path(folder)
+        yield Path(folder), files
 
 
 def _small_text(path: Path) -> str:

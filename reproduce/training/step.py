@@ -79,7 +79,7 @@ def train_step(
 def _two_passes(
     losses_of: Callable[[int], Tensor], parts: Sequence[slice], reweighter: SampleReweighter, step: int
 ) -> Reweighted:
-    """Weights first, gradients after: all micro-batches but the last are run again, the last keeps its graph."""
+    """Weights first, gradients after: all micro-batches but the last, which keeps its graph, run again."""
     # 1. Forward: per-sample losses of the own samples.
     *early, last = range(len(parts))
     with torch.no_grad():

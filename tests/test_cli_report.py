@@ -1,0 +1,62 @@
+"""`reweight report` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_runs import make_run, mini
+
+from reproduce.cli.curves import figure_one
+from reproduce.cli.root import run
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_writes_the_page_and_prints_its_path(capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("runs"), "linupper", 0, mini("linupper"), metrics=True)
+    assert run(["report", "--out", "pages/r.html"]) == 0
+    assert capsys.readouterr().out == "pages/r.html\n"
+    page = Path("pages/r.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "nano_linupper" in page
+    assert page.count("<svg") == 5
+    assert run(["report", "runs/nano_linupper", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["report"] == "report.html"
+    assert document["bytes"] == Path("report.html").stat().st_size
+    assert document["runs"] == ["runs/nano_linupper/seed-0"]
+
+
+def test_without_runs_it_still_writes_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report"]) == 0
+    assert "no runs in ./runs" in capsys.readouterr().err
+    assert "No runs" in Path("report.html").read_text()
+
+
+def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", "nowhere"]) == 3
+    assert not Path("report.html").exists()
+    Path("file").write_text("")
+    capsys.readouterr()
+    assert run(["report", "--out", "file/x.html"]) == 7
+    assert "cannot write file/x.html" in capsys.readouterr().err
+    assert run(["report", "--out", "."]) == 2
+
+
+def test_figure_1_is_the_method() -> None:
+    curves = figure_one(0.4)
+    h, score = curves.scores["linupper"]
+    assert np.allclose(score, np.minimum(h + 1, 1))
+    assert np.allclose(curves.scores["quadratic"][1], 1 - h**2)
+    assert np.allclose(curves.scores["extremes"][1], np.abs(h))
+    for name, (grid, weight) in curves.weights.items():
+        assert weight.mean() == pytest.approx(1.0, rel=1e-5), name
+        # Eq. 4: log-weights differ by differences of the score over r.
+        expected = (curves.scores[name][1][-1] - curves.scores[name][1][0]) / 0.4
+        assert np.log(weight[-1] / weight[0]) == pytest.approx(expected, abs=1e-4), name
+        assert grid[0] == -1.0
+        assert grid[-1] == 1.0

@@ -1,0 +1,333 @@
+"""Records to documents: formats, domains, splits, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import prep_inputs
+import pytest
+import zstandard
+
+from data_prep import embedded, hub
+from data_prep.documents import SLIMPAJAMA_DOMAINS, Document
+from data_prep.errors import DataError, HubError, UserError
+from data_prep.items import split_of
+from data_prep.readers import Meter
+from data_prep.sources import open_source
+from data_prep.spec import PrepSpec
+
+
+def documents(spec: PrepSpec, tmp_path: Path) -> list[Document]:
+    source = open_source(spec, tmp_path / "downloads")
+    return [document for item in source.items for document in source.documents(item, Meter())]
+
+
+def slim(path: Path) -> PrepSpec:
+    return PrepSpec(dataset="slimpajama", inputs=(path,))
+
+
+def local(*paths: Path, domain_from: str | None = None, **split_map: str) -> PrepSpec:
+    pairs = tuple(split_map.items())
+    return PrepSpec(dataset="local", inputs=paths, domain_from=domain_from, split_map=pairs)
+
+
+def test_every_format_gives_the_same_documents(tmp_path: Path) -> None:
+    rows = [prep_inputs.record(n) for n in range(20)]
+    data = prep_inputs.json_lines(rows)
+    prep_inputs.write(tmp_path / "a/train.jsonl", data)
+    prep_inputs.write(tmp_path / "b/train.jsonl.zst", data)
+    text, meta = [r["text"] for r in rows], [r["meta"] for r in rows]
+    prep_inputs.parquet(tmp_path / "c/train-00000-of-00001.parquet", {"text": text, "meta": meta})
+    strings = [json.dumps(each) for each in meta]
+    prep_inputs.parquet(
+        tmp_path / "d/train-00000-of-00001.parquet", {"text": text, "meta": strings, "x": text}
+    )
+    expected = [
+        (r["text"], SLIMPAJAMA_DOMAINS[r["meta"]["redpajama_set_name"]], len(str(r["text"]).encode()))  # type: ignore[index]
+        for r in rows
+    ]
+    for folder in "abcd":
+        found = documents(slim(tmp_path / folder), tmp_path)
+        assert sorted((d.text, d.domain, d.bytes) for d in found) == sorted(expected), folder  # type: ignore[type-var]
+
+
+def test_lines_are_found_across_blocks_and_frames(tmp_path: Path) -> None:
+    # One record longer than a read block, several zstd frames, no newline at the end, a blank line.
+    long = "x" * 300_000
+    parts = [b'{"text": "', long.encode(), b'"}\n\n{"text": "second"}\n', b'{"text": "third"}']
+    path = tmp_path / "train/a.jsonl.zst"
+    path.parent.mkdir()
+    path.write_bytes(b"".join(zstandard.compress(part) for part in parts))
+    meter = Meter()
+    source = open_source(local(tmp_path / "train"), tmp_path)
+    found = [d.text for d in source.documents(source.items[0], meter)]
+    assert found == [long, "second", "third"]
+    assert meter.bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train/chunk1/example_train_0.jsonl.zst", "train"),
+        ("data/train-00000-of-00048-ab909cc31bfcfd54.parquet", "train"),
+        ("data/validation-00000-of-00001.parquet", "validation"),
+        ("data/test-00000-of-00001.parquet", "test"),
+        ("valid/x.txt", "validation"),
+        ("VAL/x.txt", "validation"),
+        ("github/val.jsonl", "validation"),
+        ("training_notes/trainer.txt", None),
+        ("testimony.txt", None),
+        ("a/b.txt", None),
+    ],
+)
+def test_splits_come_from_names(path: str, split: str | None) -> None:
+    assert split_of(path) == split
+
+
+def _splits(spec: PrepSpec, tmp_path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in open_source(spec, tmp_path).items:
+        found.setdefault(item.split, []).append(item.path)
+    return found
+
+
+def test_split_map_renames_and_the_replaced_split_is_left_out(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        prep_inputs.write(tmp_path / f"in/{split}/x/a.txt", split.encode())
+    plain = _splits(local(tmp_path / "in"), tmp_path)
+    assert sorted(plain) == ["test", "train", "validation"]
+    mapped = _splits(local(tmp_path / "in", validation="test"), tmp_path)
+    assert mapped == {"train": ["train/x/a.txt"], "validation": ["test/x/a.txt"]}
+    with pytest.raises(UserError, match=r"no split 'dev'; it has test, train, validation"):
+        _splits(local(tmp_path / "in", validation="dev"), tmp_path)
+
+
+def test_slimpajama_takes_the_test_split_as_validation(tmp_path: Path) -> None:
+    root = prep_inputs.slimpajama(tmp_path / "in", files=1)
+    assert _splits(slim(root), tmp_path)["validation"] == ["validation/chunk1/example_holdout_0.jsonl.zst"]
+    prep_inputs.write(root / "test/chunk1/t.jsonl.zst", prep_inputs.json_lines([prep_inputs.record(1)]))
+    assert _splits(slim(root), tmp_path)["validation"] == ["test/chunk1/t.jsonl.zst"]
+
+
+def test_local_domains_by_folder_by_field_or_by_name(tmp_path: Path) -> None:
+    prep_inputs.write(tmp_path / "corpus/train/poems/x/a.txt", b"one")
+    prep_inputs.write(tmp_path / "corpus/news/train/b.jsonl", b'{"text": "two", "meta": {"site": "n.org"}}\n')
+    prep_inputs.write(tmp_path / "corpus/c.txt", b"three")
+    found = documents(local(tmp_path / "corpus"), tmp_path)
+    assert {(d.text, d.domain) for d in found} == {("one", "poems"), ("two", "news"), ("three", "corpus")}
+    only = documents(local(tmp_path / "corpus/news/train/b.jsonl", domain_from="meta.site"), tmp_path)
+    assert [(d.text, d.domain) for d in only] == [("two", "n.org")]
+
+
+def test_held_out_share_depends_on_the_text_only(tmp_path: Path) -> None:
+    texts = [f"document {n}" for n in range(4000)]
+    rows = prep_inputs.json_lines([{"text": text} for text in texts])
+    prep_inputs.write(tmp_path / "one/a.jsonl", rows)
+    prep_inputs.write(tmp_path / "two/z.jsonl", b"".join(reversed(rows.splitlines(keepends=True))))
+    held = [
+        {d.text for d in documents(local(tmp_path / name), tmp_path) if d.split == "validation"}
+        for name in ("one", "two")
+    ]
+    assert held[0] == held[1]
+    # 1 % of 4,000 is 40 with a standard deviation of 6.3: five of them either side.
+    assert 8 <= len(held[0]) <= 72
+
+
+BAD_LINES = {
+    "json": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+    "object": (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object but list"),
+    "utf8": (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: invalid UTF-8 at byte 24 of the text"),
+    "missing": (b'{"txt": "a"}\n', "line 1: no field 'text'; it has txt"),
+    "number": (b'{"text": 3}\n', "line 1: 'text' is int, not a string"),
+    "surrogate": (b'{"text": "a\\ud83d"}\n', "line 1: 'text' holds half a surrogate pair at character 1"),
+    "deep": (b'{"text": ' + b"[" * 100_000 + b"}\n", "line 1: not JSON"),
+    "empty": (b"", "empty file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.zst"])
+def test_bad_lines_name_the_file_and_line(tmp_path: Path, name: str, suffix: str) -> None:
+    data, complaint = BAD_LINES[name]
+    path = prep_inputs.write(tmp_path / f"train/a.{suffix}", data)
+    with pytest.raises(DataError) as caught:
+        documents(local(tmp_path / "train"), tmp_path)
+    assert str(path) in str(caught.value)
+    assert complaint in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_unknown_set_name_lists_the_known_ones(tmp_path: Path) -> None:
+    rows = [prep_inputs.record(0), prep_inputs.record(1, "RedPajamaTwitter")]
+    prep_inputs.write(tmp_path / "train/a.jsonl", prep_inputs.json_lines(rows))
+    with pytest.raises(DataError, match=r"a\.jsonl line 2: unknown .*_set_name 'RedPajamaTwitter'; known"):
+        documents(slim(tmp_path), tmp_path)
+    prep_inputs.write(tmp_path / "train/a.jsonl", b'{"text": "x", "meta": {}}\n')
+    with pytest.raises(DataError, match=r"line 1: no field 'meta.redpajama_set_name'"):
+        documents(slim(tmp_path), tmp_path)
+
+
+def test_a_domain_value_cannot_leave_the_folder(tmp_path: Path) -> None:
+    prep_inputs.write(tmp_path / "train/a.jsonl", b'{"text": "x", "site": "../../etc"}\n')
+    with pytest.raises(DataError, match=r"line 1: site '\.\./\.\./etc' is not a name"):
+        documents(local(tmp_path / "train", domain_from="site"), tmp_path)
+
+
+@pytest.mark.parametrize("where", [5, 60, 200])
+def test_a_corrupt_or_cut_zstd_file_is_refused(tmp_path: Path, where: int) -> None:
+    rng_text = os.urandom(3000).hex()
+    path = prep_inputs.write(tmp_path / "train/a.jsonl.zst", json.dumps({"text": rng_text}).encode())
+    good = path.read_bytes()
+    path.write_bytes(good[:-where])
+    with pytest.raises(DataError, match=r"a\.jsonl\.zst: (zstd data ends inside a frame|corrupt)"):
+        documents(local(tmp_path / "train"), tmp_path)
+    # With its checksum, a flipped byte anywhere in the frame is found.
+    framed = zstandard.ZstdCompressor(write_checksum=True).compress(json.dumps({"text": rng_text}).encode())
+    path.write_bytes(framed[:where] + bytes([framed[where] ^ 4]) + framed[where + 1 :])
+    with pytest.raises(DataError, match=str(path)):
+        documents(local(tmp_path / "train"), tmp_path)
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    path = prep_inputs.parquet(tmp_path / "train/a.parquet", {"content": ["x"], "id": [1]})
+    with pytest.raises(DataError, match=r"a\.parquet: no column 'text'; it has content, id"):
+        documents(local(tmp_path / "train"), tmp_path)
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match=r"a\.parquet: corrupt parquet"):
+        documents(local(tmp_path / "train"), tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.parquet: empty file"):
+        documents(local(tmp_path / "train"), tmp_path)
+    prep_inputs.parquet(path, {"text": [f"row {n} " * 50 for n in range(64)]})
+    good = path.read_bytes()
+    path.write_bytes(good[:100] + b"\xff" * 200 + good[300:])
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        documents(local(tmp_path / "train"), tmp_path)
+
+
+def test_null_text_is_skipped_and_empty_text_is_a_document(tmp_path: Path) -> None:
+    prep_inputs.parquet(tmp_path / "train/a.parquet", {"text": ["x", None, ""]})
+    assert [d.text for d in documents(local(tmp_path / "train"), tmp_path)] == ["x", None, ""]
+
+
+def test_missing_input_and_input_without_known_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        open_source(slim(tmp_path / "nowhere"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no \.jsonl"):
+        open_source(slim(tmp_path / "empty"), tmp_path)
+
+
+def test_paths_with_spaces_and_other_scripts(tmp_path: Path) -> None:
+    prep_inputs.write(tmp_path / "mein Ordner/東京 1.jsonl", b'{"text": "x", "d": "a"}\n')
+    found = documents(local(tmp_path / "mein Ordner", domain_from="d"), tmp_path)
+    assert [d.text for d in found] == ["x"]
+
+
+@pytest.mark.parametrize("name", sorted(embedded.DOMAINS))
+def test_embedded_domains_are_real_bounded_and_disjoint(name: str) -> None:
+    found = embedded.read_domain(name)
+    texts = [each.text for each in found]
+    sizes = {held: sum(len(e.text.encode()) for e in found if e.held_out == held) for held in (False, True)}
+    assert len(set(texts)) == len(texts)
+    # Several windows of 128 tokens, even at 8 bytes a token: 8 * 128 * 10 = 10,240 bytes.
+    assert sizes[True] >= 10_240
+    assert sizes[False] >= 2 * sizes[True]
+    assert sum(sizes.values()) <= embedded.DOMAIN_BYTES
+
+
+def test_embedded_code_and_docstrings_come_from_different_files() -> None:
+    code = {each.text for each in embedded.read_domain("stdlib_code")}
+    prose = [each.text for each in embedded.read_domain("docstrings")]
+    assert not any(text[:300] in each for text in prose[:40] for each in code)
+
+
+def test_hub_items_are_listed_at_a_pinned_commit_and_deleted_after_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "a" * 40
+    data = prep_inputs.json_lines([prep_inputs.record(n) for n in range(5)])
+    remote = {"train/chunk1/a.jsonl.zst": data, "validation/chunk1/b.jsonl.zst": data}
+    calls: list[tuple[str, str]] = []
+
+    def fake_download(repository: str, path: str, *, revision: str, local_dir: Path, **_: object) -> str:
+        calls.append((path, revision))
+        return str(prep_inputs.write(local_dir / path, remote[path]))
+
+    files = [hub.HubFile(path=path, bytes=9, sha256=None) for path in sorted([*remote, "README.md"])]
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fake_download)
+    monkeypatch.setattr(hub, "resolve_commit", lambda repository, revision, remedy: commit)
+    monkeypatch.setattr(hub, "list_files", lambda repository, sha, folder, remedy: files)
+    source = open_source(PrepSpec(dataset="slimpajama-627b"), tmp_path / "downloads")
+    assert (source.name, source.revision) == ("cerebras/SlimPajama-627B", commit)
+    assert [(item.split, item.path) for item in source.items] == [
+        ("train", "train/chunk1/a.jsonl.zst"),
+        ("validation", "validation/chunk1/b.jsonl.zst"),
+    ]
+    assert len(list(source.documents(source.items[0], Meter()))) == 5
+    assert calls == [("train/chunk1/a.jsonl.zst", commit)]
+    source.release(source.items[0])
+    assert not [path for path in (tmp_path / "downloads").rglob("*") if path.is_file()]
+
+
+def test_a_download_that_does_not_match_its_digest_is_fetched_again_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[bool] = []
+
+    def fake(repository: str, path: str, *, local_dir: Path, force_download: bool, **_: object) -> str:
+        forced.append(force_download)
+        return str(prep_inputs.write(local_dir / path, b"damaged"))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fake)
+    with pytest.raises(HubError, match=r"o/r at abc: x\.txt arrived damaged twice .*; try again"):
+        hub.download("o/r", "dataset", "abc", "x.txt", "try again", folder=tmp_path, sha256="0" * 64)
+    assert forced == [False, True]
+    assert not (tmp_path / "x.txt").exists()
+
+
+def _raising(error: Exception, calls: list[int]) -> object:
+    def fake(*_: object, **__: object) -> str:
+        calls.append(1)
+        raise error
+
+    return fake
+
+
+def test_hub_failures_name_repository_revision_cause_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    monkeypatch.setattr(hub, "WAIT_S", 0.0)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def answer(status: int) -> object:
+        return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid/x"))
+
+    cases: list[tuple[Exception, str, int]] = [
+        (errors.GatedRepoError("g", response=answer(403)), "gated: accept its terms", 1),  # type: ignore[arg-type]
+        (errors.RepositoryNotFoundError("r", response=answer(404)), "no such repository", 1),  # type: ignore[arg-type]
+        (errors.RevisionNotFoundError("v", response=answer(404)), "no such revision", 1),  # type: ignore[arg-type]
+        (errors.HfHubHTTPError("h", response=answer(500)), "HTTP 500", 3),  # type: ignore[arg-type]
+        (errors.HfHubHTTPError("h", response=answer(403)), "HTTP 403", 1),  # type: ignore[arg-type]
+        (errors.OfflineModeIsEnabled("o"), "offline mode is on", 1),
+        (errors.LocalEntryNotFoundError("l"), "cannot be reached", 1),
+        (httpx.ReadError("reset"), "cannot be reached (ReadError)", 3),
+        (OSError("Consistency check failed: 3 of 5"), "download failed (OSError)", 3),
+    ]
+    for error, cause, tries in cases:
+        calls: list[int] = []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", _raising(error, calls))
+        with pytest.raises(HubError) as caught:
+            hub.download("o/r", "dataset", "abc", "x.txt", "then do this")
+        assert caught.value.exit_code == 4
+        assert str(caught.value).startswith("hub repository o/r at abc: ")
+        assert cause in str(caught.value)
+        assert str(caught.value).endswith("; then do this")
+        assert len(calls) == tries, error
+
+
+def test_a_bug_is_not_called_a_hub_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", _raising(ZeroDivisionError("x"), []))
+    with pytest.raises(ZeroDivisionError):
+        hub.download("o/r", "dataset", "abc", "x.txt", "r")
