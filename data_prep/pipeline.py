@@ -4,7 +4,6 @@ The unit of work is one input file. A rerun after any interruption does only the
 the store's bytes depend neither on the number of workers nor on what was interrupted.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -47,7 +46,7 @@ from data_prep.sources import Source, open_source, reopen_hub, sample_texts
 from data_prep.spec import PrepSpec, default_store
 from data_prep.tokenizers import Tokenizer, bpe_size, load_tokenizer, train_bpe
 from data_prep.units import Counts, Workshop
-from data_prep.workers import do_tasks
+from data_prep.workers import available_cores, do_tasks
 
 SPAWN_BYTES = 8 << 20
 """Below this much input, starting processes costs more than it saves."""
@@ -144,7 +143,7 @@ class _Preparation:
 
     def __init__(self, store: Path, spec: PrepSpec, report: Report, started: float) -> None:
         self._store, self._spec, self._report, self._started = store, spec, report, started
-        self._workers = spec.workers or _cores()
+        self._workers = spec.workers or available_cores()
         self._totals = Counts()
         self._done_before = self._total_bytes = 0
 
@@ -303,7 +302,3 @@ class _Preparation:
                 note=note,
             )
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -59,10 +59,11 @@ class Record:
 
 def write_plan(store: Path, plan: Plan, spec: PrepSpec) -> None:
     """Write the plan, and the request it came from so that a repair needs no other arguments."""
+    named = spec.tokenizer == "gpt2" or spec.tokenizer.startswith("bpe:")
     request = {
         "dataset": spec.dataset,
         "inputs": [str(path.resolve()) for path in spec.inputs],
-        "tokenizer": str(Path(spec.tokenizer).resolve()) if Path(spec.tokenizer).exists() else spec.tokenizer,
+        "tokenizer": spec.tokenizer if named else str(Path(spec.tokenizer).resolve()),
         "split_map": [list(pair) for pair in spec.split_map],
         "domain_from": spec.domain_from,
         "subset": spec.subset,

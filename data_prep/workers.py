@@ -107,3 +107,8 @@ def _die_with_parent() -> None:
 def _work(task: Task) -> None:
     with contextlib.suppress(Stopped):
         do_task(_work_shop, task, _work_tick)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

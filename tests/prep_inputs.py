@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.bpe import byte_alphabet
+from data_prep.spec import PrepSpec
 
 SETS = ("RedPajamaArXiv", "RedPajamaC4", "RedPajamaGithub")
 WORDS = ("the", "of", "state", "weight", "loss", "a", "in", "42", "x=1;", "naïve", "東京", "def", "🙂\n\n")
@@ -62,3 +63,30 @@ def tokenizer_folder(root: Path, vocab: str = "encoder.json", merges: str = "voc
     (root / vocab).write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (root / merges).write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES), encoding="utf-8")
     return root
+
+
+def make_spec(root: Path) -> PrepSpec:
+    """A preparation of the tiny SlimPajama with the hand-made tokenizer, in this process."""
+    folder = tokenizer_folder(root / "vocab")
+    inputs = (slimpajama(root / "in"),)
+    return PrepSpec(dataset="slimpajama", inputs=inputs, out=root / "store", tokenizer=str(folder), workers=1)
+
+
+def out(spec: PrepSpec) -> Path:
+    """The store's folder."""
+    assert spec.out is not None
+    return spec.out
+
+
+def everything(store: Path) -> dict[str, bytes]:
+    """Every file of a store but its work records."""
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and ".prep" not in path.parts
+    }
+
+
+def input_files(spec: PrepSpec) -> list[Path]:
+    """Every input file."""
+    return [path for path in spec.inputs[0].rglob("*") if path.is_file()]

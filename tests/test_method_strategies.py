@@ -80,9 +80,12 @@ def test_recipes_know_the_same_strategies() -> None:
     assert set(STRATEGY_NAMES) == set(STRATEGIES)
 
 
+FLOATS = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
+
+
 @settings(deadline=None, max_examples=200)
 @given(
-    losses=st.lists(st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False), min_size=1, max_size=40),
+    losses=st.lists(FLOATS, min_size=1, max_size=40),
     strategy=st.sampled_from(ALL),
     r=st.floats(min_value=1e-3, max_value=1e3),
 )

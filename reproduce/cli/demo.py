@@ -27,6 +27,7 @@ class _Job:
     seed: int
     path: Path
     data: Path
+    overrides: tuple[str, ...]
 
 
 @click.command()
@@ -36,8 +37,9 @@ class _Job:
 @click.option(
     "--seeds", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each recipe."
 )
+@click.option("--steps", type=click.IntRange(min=16), help="Train fewer or more steps than the recipes say.")
 @json_option
-def command(out: Path, seeds: int, as_json: bool) -> int:
+def command(out: Path, seeds: int, steps: int | None, as_json: bool) -> int:
     """Prepare, train uniform and LinUpper, evaluate, compare with the paper, and write a report.
 
     The corpus is what every Python installation holds: its library's source, docstrings, language reference,
@@ -50,9 +52,16 @@ def command(out: Path, seeds: int, as_json: bool) -> int:
       reweight demo --out /tmp/demo --seeds 1
     """
     data = out / "data"
+    overrides = () if steps is None else (f"train.steps={steps}",)
     _prepare(data)
     jobs = [
-        _Job(recipe=recipe, seed=seed, path=out / "runs" / recipe / f"seed-{seed}", data=data)
+        _Job(
+            recipe=recipe,
+            seed=seed,
+            path=out / "runs" / recipe / f"seed-{seed}",
+            data=data,
+            overrides=overrides,
+        )
         for seed in range(1, seeds + 1)
         for recipe in RECIPES
     ]
@@ -73,7 +82,7 @@ def _train_all(jobs: list[_Job]) -> None:
     """Train side by side, one thread each: models this small gain nothing from a second thread."""
     from reproduce.recipe import load_recipe
 
-    steps = {job.path: load_recipe(job.recipe).train.steps for job in jobs}
+    steps = {job.path: load_recipe(job.recipe, job.overrides).train.steps for job in jobs}
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 2, len(jobs))
     note(f"2/4 train: {len(jobs)} runs, {workers} at a time")
     with (
@@ -114,7 +123,7 @@ def _train(job: _Job) -> None:
     from reproduce.training.run_dir import RunDir
 
     torch.set_num_threads(1)
-    recipe = load_recipe(job.recipe, seed=job.seed)
+    recipe = load_recipe(job.recipe, job.overrides, job.seed)
     folder = RunDir(job.path)
     if folder.complete:
         folder.check_recipe(recipe)

@@ -11,7 +11,15 @@ from reproduce.recipe.schema import Recipe
 Found = tuple[str, str]
 """(dotted path, what is wrong and what to do)"""
 
-STRATEGY_NAMES: tuple[str, ...] = ("uniform", "linupper", "quadratic", "extremes", "linear", "dro_kl", "capped_softmax")
+STRATEGY_NAMES: tuple[str, ...] = (
+    "uniform",
+    "linupper",
+    "quadratic",
+    "extremes",
+    "linear",
+    "dro_kl",
+    "capped_softmax",
+)
 """Keys of reproduce.method.STRATEGIES, which needs torch and so cannot be imported here; a test compares."""
 
 OTHER_NAMES = {
