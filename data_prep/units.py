@@ -175,7 +175,7 @@ class _Output:
         if key not in self._writers:
             if len(self._writers) == MAX_SHARDS:
                 raise DataError(
-                    f"{self._task.item.path}: more than {MAX_SHARDS} domains; is --domain-from the right field?"
+                    f"{self._task.item.path}: over {MAX_SHARDS} domains; is --domain-from the right field?"
                 )
             split, domain = key
             path = self._shop.store / split / domain / shard_name(self._task.item.index)

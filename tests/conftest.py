@@ -1,7 +1,12 @@
 """Shared fixtures: a tiny token store, a tiny recipe. No network, one thread, nothing outside tmp_path."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is imported, and for subprocesses too: bitwise claims hold for a fixed number of threads, and
+# two busy cores slow each other down.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -25,14 +30,6 @@ optimizer: {lr: 1e-2, end_lr: 1e-3, warmup_steps: 2}
 reweighting: {strategy: linupper, r: 0.4, warmup_steps: 2, warmup: uniform}
 evaluation: {every_steps: 4, samples: 9, batch: 4}
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    # Bitwise claims hold for a fixed number of threads, and two busy cores slow more than they help.
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def tiny_tokenizer(vocab: int = VOCAB, name: str = "tiny") -> TokenizerInfo:

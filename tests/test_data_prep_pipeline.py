@@ -140,7 +140,7 @@ def test_a_field_with_too_many_values_is_no_domain(spec: PrepSpec, tmp_path: Pat
     rows = [{"text": "x", "id": f"n{n}"} for n in range(300)]
     prep_inputs.write(tmp_path / "ids/a.jsonl", prep_inputs.json_lines(rows))
     ids = replace(spec, dataset="local", inputs=(tmp_path / "ids",), domain_from="id")
-    with pytest.raises(DataError, match=r"a\.jsonl: more than 256 domains"):
+    with pytest.raises(DataError, match=r"a\.jsonl: over 256 domains"):
         prepare(ids)
     assert not out(spec).exists()
 
