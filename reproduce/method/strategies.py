@@ -7,6 +7,7 @@ Only `sample_weights`, the checked entry point, looks at the values.
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -159,7 +160,7 @@ def sample_weights(losses: Tensor, strategy: str = "linupper", r: float = 0.4, d
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
     for name, value in (("r", r), ("delta", delta)):
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, found {value!r}")
     if losses.dim() != 1 or losses.numel() == 0:
         raise ValueError(f"losses must be a non-empty vector (M,), found shape {tuple(losses.shape)}")

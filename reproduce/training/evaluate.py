@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from data_prep.errors import DataError
 from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
@@ -14,7 +13,7 @@ from eval.results import Score, log_perplexity_score
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
 from reproduce.training.mesh import Mesh
-from reproduce.training.model import LanguageModel, build_network
+from reproduce.training.model import LanguageModel, build_network, load_network
 
 
 class Losses:
@@ -41,8 +40,7 @@ def evaluate_model(
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, LogPerplexity]:
     """Log-perplexity of an exported Hugging Face model folder."""
-    network = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    return _score(LanguageModel(network), evaluation, mesh, batch, advance)
+    return _score(LanguageModel(load_network(folder)), evaluation, mesh, batch, advance)
 
 
 def evaluate_checkpoint(

@@ -8,7 +8,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from reproduce.method import head_losses, sample_losses
@@ -79,6 +86,15 @@ def _llama(spec: ModelSpec, end_of_text: int) -> PreTrainedModel:
         attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config)
+
+
+def load_network(folder: Path) -> PreTrainedModel:
+    """An exported network in float32. Nothing is fetched and no code of the folder's is run."""
+    logging.disable_progress_bar()
+    network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
+    return network
 
 
 def export(network: PreTrainedModel, folder: Path, tokenizer_json: Path | None) -> None:
