@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reproduce.cli.compare_print import print_judgement, print_versus
-from reproduce.cli.console import emit_json, json_option, note
+from reproduce.cli.console import UserPath, emit_json, json_option, note
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
@@ -39,14 +39,14 @@ of the difference from uniform is compared.
 )
 @click.option("--table", "table_id", metavar="ID", help="Only this table of the paper, e.g. table1.")
 @click.option("--strict", is_flag=True, help="Exit 8 if a cell differs or has the opposite sign.")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=UserPath())
 @json_option
 def command(against: str, table_id: str | None, strict: bool, runs: tuple[Path, ...], as_json: bool) -> int:
     """Hold RUNS (run folders, or folders of runs; default ./runs) against the paper, or against RUN."""
     if against != "paper":
         if table_id is not None:
             raise click.UsageError("--table goes with --against paper")
-        return _against_run(Path(against), runs, strict, as_json)
+        return _against_run(UserPath().convert(against, None, None), runs, strict, as_json)
     return _against_paper(runs, table_id, strict, as_json)
 
 
@@ -100,14 +100,12 @@ class Judgement:
         }
 
 
-def judge(runs: "Sequence[Run]", table_id: str | None = None) -> Judgement:
-    """Hold runs against the paper: all its tables, or one."""
+def judge(runs: "Sequence[Run]", tables: "Mapping[str, Table]") -> Judgement:
+    """Hold runs against tables of the paper, as `chosen_tables` gives them."""
     from reproduce.paper.compare import cells, claim_results
     from reproduce.paper.extras import extras
     from reproduce.paper.matching import group_runs, match_rows
-    from reproduce.paper.tables import load_tables
 
-    tables = _chosen(load_tables(), table_id)
     groups = group_runs(runs)
     matches = match_rows(groups, tables)
     return Judgement(
@@ -123,7 +121,8 @@ def judge(runs: "Sequence[Run]", table_id: str | None = None) -> Judgement:
 def _against_paper(paths: Sequence[Path], table_id: str | None, strict: bool, as_json: bool) -> int:
     from reproduce.paper.verdicts import OUTSIDE
 
-    judgement = judge(load_runs(paths), table_id)
+    tables = chosen_tables(table_id)  # before the runs: a wrong name is said first, and alone
+    judgement = judge(load_runs(paths), tables)
     if as_json:
         emit_json(judgement.document())
     else:
@@ -132,7 +131,11 @@ def _against_paper(paths: Sequence[Path], table_id: str | None, strict: bool, as
     return ExitCode.OUT_OF_TOLERANCE if strict and outside else ExitCode.DONE
 
 
-def _chosen(tables: "Mapping[str, Table]", table_id: str | None) -> "Mapping[str, Table]":
+def chosen_tables(table_id: str | None = None) -> "Mapping[str, Table]":
+    """One table of the paper by its id (UserError where there is none), or all of them."""
+    from reproduce.paper.tables import load_tables
+
+    tables = load_tables()
     if table_id is None:
         return tables
     if table_id not in tables:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from reproduce.cli.console import Progress, emit_json, json_option, note, progress
+from reproduce.cli.console import Progress, UserPath, emit_json, json_option, note, progress
 from reproduce.errors import ExitCode
 
 RECIPES = ("demo_uniform", "demo_linupper")
@@ -31,9 +31,7 @@ class _Job:
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True
-)
+@click.option("--out", type=UserPath(file_okay=False), default=Path("demo"), show_default=True)
 @click.option(
     "--seeds", type=click.IntRange(1, 20), default=3, show_default=True, help="Runs of each recipe."
 )
@@ -132,14 +130,14 @@ def _train(job: _Job) -> None:
 
 
 def _judge(out: Path, as_json: bool) -> None:
-    from reproduce.cli.compare import judge, load_runs
+    from reproduce.cli.compare import chosen_tables, judge, load_runs
     from reproduce.cli.compare_print import print_judgement
     from reproduce.cli.curves import figure_one
     from reproduce.paper.report import write_report
 
     note("3/4 compare: the sign of LinUpper's difference from uniform, against Table 1")
     runs = load_runs([out / "runs"])
-    judgement = judge(runs)
+    judgement = judge(runs, chosen_tables())
     if not as_json:
         print_judgement(judgement, show_all=False)
     note("4/4 report")

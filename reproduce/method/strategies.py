@@ -141,6 +141,10 @@ LOSS_GAP_STRATEGIES = ("dro_kl", "capped_softmax")
 """Weights from raw losses: no bound that holds for every batch but the cap 2/M of capped_softmax."""
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value) and float(value) > 0
+
+
 def sample_weights(losses: Tensor, strategy: str = "linupper", r: float = 0.4, delta: float = 1.0) -> Tensor:
     """Weights of one global batch (Eq. 4), with its inputs checked.
 
@@ -160,7 +164,7 @@ def sample_weights(losses: Tensor, strategy: str = "linupper", r: float = 0.4, d
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
     for name, value in (("r", r), ("delta", delta)):
-        if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
+        if not _is_positive(value):
             raise ValueError(f"{name} must be a positive number, found {value!r}")
     if losses.dim() != 1 or losses.numel() == 0:
         raise ValueError(f"losses must be a non-empty vector (M,), found shape {tuple(losses.shape)}")
