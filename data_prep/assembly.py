@@ -159,7 +159,9 @@ def _check_not_empty(plan: Plan, splits: Mapping[str, Mapping[str, Domain]]) -> 
         where = (
             f"--limit-tokens {plan.limit_tokens} leaves none" if plan.limit_tokens else "the input has none"
         )
-        raise DataError(f"{plan.source}: no training documents: {where}")
+        raise DataError(
+            f"{plan.source}: no training documents: {where}; give more text, or another --split-map"
+        )
     if not tokens.get("validation"):
         raise DataError(
             f"{plan.source}: no validation documents: name a split with --split-map validation=NAME, "

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.files import check_name
 from data_prep.items import Item
-from data_prep.readers import Meter, Row, read_rows
+from data_prep.readers import REMEDY, Meter, Row, read_rows
 
 SLIMPAJAMA_DOMAINS: Mapping[str, str] = {
     "RedPajamaArXiv": "arxiv",
@@ -52,19 +52,21 @@ def read_documents(
     columns = ("text",) if rule.field is None else ("text", rule.field.split(".")[0])
     for where, row in read_rows(path, item.kind, columns, meter):
         if "text" not in row:
-            raise DataError(f"{where}: no field 'text'; it has {', '.join(map(str, row))[:200]}")
+            raise DataError(
+                f"{where}: no field 'text'; it has {', '.join(map(str, row))[:200]}; rename one to 'text'"
+            )
         text = row["text"]
         domain = _domain(where, row, item, rule)
         if text is None:
             yield Document(text=None, domain=domain, split=item.split, bytes=0)
             continue
         if not isinstance(text, str):
-            raise DataError(f"{where}: 'text' is {type(text).__name__}, not a string")
+            raise DataError(f"{where}: 'text' is {type(text).__name__}, not a string; {REMEDY}")
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{where}: 'text' holds half a surrogate pair at character {error.start}"
+                f"{where}: 'text' holds half a surrogate pair at character {error.start}; {REMEDY}"
             ) from None
         held_out = item.split == "train" and held_out_per_10000 > 0 and is_held_out(data, held_out_per_10000)
         yield Document(
@@ -86,12 +88,17 @@ def _domain(where: str, row: Row, item: Item, rule: DomainRule) -> str:
     for key in rule.field.split("."):
         value = _parsed(value)
         if not isinstance(value, dict) or key not in value:
-            raise DataError(f"{where}: no field '{rule.field}' to take the domain from")
+            raise DataError(
+                f"{where}: no field '{rule.field}' for the domain; {REMEDY}, or name it with --domain-from"
+            )
         value = value[key]
     if rule.names is not None:
         if not isinstance(value, str) or value not in rule.names:
             known = ", ".join(rule.names)
-            raise DataError(f"{where}: unknown {rule.field} {str(value)[:60]!r}; known: {known}")
+            raise DataError(
+                f"{where}: unknown {rule.field} {str(value)[:60]!r}; known: {known}; {REMEDY}, "
+                f"or take the names as they are with --domain-from {rule.field}"
+            )
         return rule.names[value]
     return check_name(value, f"{where}: {rule.field}")
 

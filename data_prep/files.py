@@ -1,6 +1,7 @@
 """Files that are complete or absent: atomic writes, digests, and names that cannot leave their folder."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, StorageError
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
 """What a data set, split or domain may be called: it becomes a folder."""
@@ -67,7 +68,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears at `path`, complete and synced, when the block ends without an error.
 
     On an error the temporary file is removed and `path` is as it was.
+
+    Raises StorageError where `path` is there and no file: a rename would replace a device or a pipe.
     """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path}: is there and is no ordinary file; choose another name")
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
@@ -75,10 +80,23 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # of a folder that refused the file itself
+            temporary.unlink(missing_ok=True)
+        # A full disk's error names no file, the others the temporary one.
+        error.filename = str(path)
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def read_ordinary_file(path: Path) -> bytes:
+    """The bytes of an ordinary file; OSError for a pipe or device too, which would block or never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return path.read_bytes()
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -110,9 +110,13 @@ def find_local(
     fallbacks: dict[str, str] = {}
     inputs = tuple(inputs)
     for root in inputs:
-        resolved = root.resolve()
-        if not resolved.exists():
-            raise DataError(f"{root}: no such file or folder")
+        try:
+            resolved = root.resolve()
+            there = resolved.exists()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise DataError(f"{root}: cannot be read ({error}); check the path") from None
+        if not there:
+            raise DataError(f"{root}: no such file or folder; check --input")
         names = [resolved] if resolved.is_file() else sorted(p for p in resolved.rglob("*") if p.is_file())
         base = resolved.parent if resolved.is_file() else resolved
         for path in names:
@@ -130,7 +134,9 @@ def find_local(
             fallbacks[relative] = base.name if is_safe_name(base.name) else "text"
     if not files:
         where = ", ".join(str(root) for root in inputs)
-        raise DataError(f"{where}: no .jsonl, .jsonl.zst, .parquet, .txt or .txt.zst file")
+        raise DataError(
+            f"{where}: no .jsonl, .jsonl.zst, .parquet, .txt or .txt.zst file; check --input or the names"
+        )
     found = [
         Found(
             path=relative,

@@ -17,8 +17,8 @@ def locked(folder: Path) -> Iterator[None]:
     holder = folder / "holder"
     try:
         with filelock.FileLock(folder / "lock", timeout=0):
-            holder.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
             try:
+                holder.write_text(f"{os.getpid()}@{socket.gethostname()}\n", encoding="utf-8")
                 yield
             finally:
                 holder.unlink(missing_ok=True)

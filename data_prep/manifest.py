@@ -128,13 +128,15 @@ def read_manifest(store: Path) -> Manifest:
     Raises DataError, naming the remedy, if it is missing, damaged, edited or of another format.
     """
     path = store / MANIFEST_NAME
-    remedy = f"make the store again: `reweight prep DATASET --out {store}`"
+    remedy = f"rebuild only what is damaged: `reweight prep --repair {store}`"
     try:
+        if not path.is_file():
+            raise DataError(_missing(store))
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise DataError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, not a manifest; {remedy}")
         document = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(_missing(store)) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); {remedy}") from None
     try:

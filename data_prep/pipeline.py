@@ -18,7 +18,8 @@ from data_prep.assembly import (
     state,
     usable_record,
 )
-from data_prep.errors import DataError, ResumeError, StorageError, UserError
+from data_prep.checks import check_spec
+from data_prep.errors import DataError, ResumeError, StorageError
 from data_prep.files import sha256_file
 from data_prep.items import Item
 from data_prep.lock import locked
@@ -100,7 +101,7 @@ def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
     else, StorageError (7); whatever was committed before stays.
     """
     started = time.monotonic()
-    _check(spec)
+    check_spec(spec)
     tokenizer = None
     if spec.out is None and spec.tokenizer != "gpt2" and bpe_size(spec.tokenizer) is None:
         tokenizer = load_tokenizer(spec.tokenizer)
@@ -114,16 +115,6 @@ def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
             f"cannot write {error.filename or store}: {error.strerror or error}; committed files are kept: "
             "free space or mend permissions, then run the same command again"
         ) from None
-
-
-def _check(spec: PrepSpec) -> None:
-    if spec.limit_tokens is not None and spec.limit_tokens < 1:
-        raise UserError(f"--limit-tokens {spec.limit_tokens}: at least 1")
-    if spec.workers is not None and not 1 <= spec.workers <= 1024:
-        raise UserError(f"--workers {spec.workers}: 1 to 1024")
-    if not 1 <= spec.held_out_per_10000 <= 5000:
-        raise UserError(f"--validation-share {spec.validation_share}: 0.0001 to 0.5")
-    bpe_size(spec.tokenizer)
 
 
 def _claim(store: Path) -> None:
@@ -174,7 +165,13 @@ class _Preparation:
             write_plan(self._store, plan, self._spec)
         records, built = self._build(Workshop(store=self._store, source=source, tokenizer=tokenizer))
         chosen = state(source.items, records, self._spec.limit_tokens, 1).chosen
-        manifest = assemble(plan, chosen, records)
+        try:
+            manifest = assemble(plan, chosen, records)
+        except DataError:
+            # No rerun of this plan can do better, and another plan cannot use these files: leave nothing.
+            for item in source.items:
+                record_path(self._store, item).unlink(missing_ok=True)
+            raise
         self._finish(source.items, tokenizer, manifest)
         return Prepared(
             path=self._store,
@@ -238,7 +235,7 @@ class _Preparation:
         free = shutil.disk_usage(self._store).free
         if need > free:
             raise StorageError(
-                f"{self._store}: the store needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+                f"{self._store}: the store needs about {need / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
                 "free space, or choose another --out"
             )
 

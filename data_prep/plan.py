@@ -211,9 +211,11 @@ def _item(each: Fields) -> Item:
 
 def _read(path: Path) -> Fields | None:
     try:
+        if not path.is_file():
+            return None
         return Fields(json.loads(path.read_bytes()), path.name)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: damaged ({error}); delete {path.parent.parent} and prepare it again"

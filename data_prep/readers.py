@@ -29,6 +29,8 @@ PARQUET_ROWS = 256
 
 Row = Mapping[str, Any]
 
+REMEDY = "fetch or mend the file, or leave it out"
+
 
 class Meter:
     """Counts and hashes the bytes of one input file as they are read."""
@@ -70,7 +72,7 @@ def read_rows(path: Path, kind: Kind, columns: tuple[str, ...], meter: Meter) ->
         else:
             yield str(path), {"text": _text(path, _blocks(path, kind == "txt.zst", meter))}
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {REMEDY}") from None
 
 
 def _blocks(path: Path, compressed: bool, meter: Meter) -> Iterator[bytes]:
@@ -100,13 +102,13 @@ def _decompressed(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator
                     block, inside = frame.unused_data, False
                     frame = zstandard.ZstdDecompressor().decompressobj()
     except zstandard.ZstdError as error:
-        raise DataError(f"{path}: corrupt zstd data before byte {meter.bytes} ({error})") from None
+        raise DataError(f"{path}: corrupt zstd data before byte {meter.bytes} ({error}); {REMEDY}") from None
     if inside:
         raise DataError(
-            f"{path}: zstd data ends inside a frame, after byte {meter.bytes}: the file is cut off"
+            f"{path}: zstd data ends inside a frame, after byte {meter.bytes}: it is cut off; {REMEDY}"
         )
     if meter.bytes == 0:
-        raise DataError(f"{path}: empty file")
+        raise DataError(f"{path}: empty file; {REMEDY}")
 
 
 def _lines(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -135,18 +137,20 @@ def _json_lines(path: Path, blocks: Iterator[bytes]) -> Iterator[tuple[str, Row]
             yield where, row
         offset += len(line) + 1
     if number == 0:
-        raise DataError(f"{path}: empty file")
+        raise DataError(f"{path}: empty file; {REMEDY}")
 
 
 def _json_row(where: str, line: bytes, offset: int) -> Row:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: invalid UTF-8 at byte {offset + error.start} of the text") from None
+        raise DataError(
+            f"{where}: invalid UTF-8 at byte {offset + error.start} of the text; {REMEDY}"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
+        raise DataError(f"{where}: not JSON ({str(error)[:80]}); {REMEDY}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: not a JSON object but {type(row).__name__}")
+        raise DataError(f"{where}: not a JSON object but {type(row).__name__}; {REMEDY}")
     return row
 
 
@@ -156,7 +160,7 @@ def _text(path: Path, blocks: Iterator[bytes]) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {line}: invalid UTF-8 at byte {error.start}") from None
+        raise DataError(f"{path} line {line}: invalid UTF-8 at byte {error.start}; {REMEDY}") from None
 
 
 def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tuple[str, Row]]:
@@ -166,11 +170,11 @@ def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tup
     for _ in _blocks(path, False, meter):
         pass
     if meter.bytes == 0:
-        raise DataError(f"{path}: empty file")
+        raise DataError(f"{path}: empty file; {REMEDY}")
     number, where = 0, str(path)
     try:
         # memory_map: the pages are the kernel's to drop, whatever the row groups' size.
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             for group in range(file.num_row_groups):
                 where = f"{path} row group {group}"
@@ -181,10 +185,12 @@ def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tup
                         yield f"{path} row {number}", row
                         number += 1
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: corrupt parquet ({str(error).splitlines()[0][:160]})") from None
+        raise DataError(f"{where}: corrupt parquet ({str(error).splitlines()[0][:160]}); {REMEDY}") from None
 
 
 def _check_columns(path: Path, have: list[str], need: tuple[str, ...]) -> None:
     missing = [column for column in need if column not in have]
     if missing:
-        raise DataError(f"{path}: no column '{missing[0]}'; it has {', '.join(have)[:200]}")
+        raise DataError(
+            f"{path}: no column '{missing[0]}'; it has {', '.join(have)[:200]}; rename one to '{missing[0]}'"
+        )

@@ -86,6 +86,8 @@ def check_shard(path: Path, tokens: int, dtype: Dtype) -> int:
     Raises DataError saying what is wrong with it.
     """
     expected = _header(dtype, tokens)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not an ordinary file")
     try:
         with path.open("rb") as stream:
             found = stream.read(len(expected))

@@ -198,7 +198,7 @@ def verify_store(
         store.domains(split)
     shards = [(f, s) for f, s in store._shards() if f.parent.name in chosen]
     total = sum(s.tokens for _, s in shards) * np.dtype(store.manifest.dtype).itemsize
-    problems = [] if splits is not None else _tokenizer_problems(store)
+    problems = _tokenizer_problems(store)
     done = 0
 
     def advance(count: int) -> None:

@@ -166,13 +166,17 @@ def load_tokenizer(spec: str | Path, name: str | None = None) -> Tokenizer:
             )
         return tokenizer
     path = Path(spec or "?")
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError:  # a name longer than any file system takes
+        folder = file = False
+    if folder:
         return _from_folder(path, name or _name(path))
-    if path.is_file():
+    if file:
         return _from_json_file(path, name or _name(path.parent if path.name == "tokenizer.json" else path))
     if isinstance(spec, Path) or "/" in spec or spec.endswith(".json"):
-        raise DataError(f"{spec}: no such tokenizer file or folder")
-    raise UserError(f"--tokenizer {spec!r} is none of gpt2, bpe:VOCAB, or an existing file or folder")
+        raise DataError(f"{spec}: no such tokenizer file or folder; check --tokenizer")
+    raise UserError(f"--tokenizer {spec!r:.200} is none of gpt2, bpe:VOCAB, or an existing file or folder")
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> Tokenizer:

@@ -111,6 +111,8 @@ def read_results(path: Path) -> Results:
         ResultsError: missing, half-written, another schema, a wrong type, a NaN, a score given twice.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise _broken(path, "is not an ordinary file")  # reading a pipe would wait for ever
         if path.stat().st_size > MAX_BYTES:
             raise ResultsError(f"{path}: larger than {MAX_BYTES} bytes, so not a results.json; move it away")
         text = path.read_text(encoding="utf-8")
@@ -154,6 +156,9 @@ def _write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk's error names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
-"""Exit codes, and the errors of `reproduce` that carry them."""
+"""Exit codes, the errors of `reproduce` that carry them, and text made fit for an error line."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from data_prep.errors import DataError, HubError, ResumeError, StorageError, UserError
@@ -13,7 +14,10 @@ __all__ = [
     "ResumeError",
     "StorageError",
     "UserError",
+    "one_line",
 ]
+
+LINE_LIMIT = 1000
 
 
 class ExitCode(IntEnum):
@@ -33,10 +37,29 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+def one_line(text: str, limit: int = LINE_LIMIT) -> str:
+    """The text as one printable line: names and values in it may be anybody's.
+
+    Line ends, control codes and text direction marks come out as escapes; of a longer text the middle is
+    left out, since the remedy stands at the end.
+    """
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return safe if len(safe) <= limit else f"{safe[: limit - 303]} … {safe[-300:]}"
+
+
 class RecipeError(UserError):
-    """A recipe, or a combination of settings, that cannot be run."""
+    """A recipe, or a combination of settings, that cannot be run: one line, and one for each problem."""
 
     exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        """`problems` are printed below the message, indented."""
+        self.lines = (one_line(message), *(f"  {one_line(each.strip())}" for each in problems))
+        super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[type["RecipeError"], tuple[str, tuple[str, ...]]]:
+        """Carry every line from a worker process."""
+        return (type(self), (self.lines[0], self.lines[1:]))
 
 
 class NonFiniteError(UserError):

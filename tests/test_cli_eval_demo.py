@@ -1,13 +1,17 @@
 """`reweight eval` agrees with the run's own results; `reweight demo` goes the whole way offline."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from data_prep.token_store import write_store
 from eval.results import Score, read_results, write_results
+from tests.conftest import DOMAINS, domain_tokens, tiny_tokenizer
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -81,3 +85,95 @@ def test_demo_end_to_end(reweight: Cli, tmp_path: Path) -> None:
     before = (out / "runs" / "demo_uniform" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns
     assert reweight("demo", "--out", out, "--seeds", 2, "--steps", 20)[0] == 0
     assert (out / "runs" / "demo_uniform" / "seed-1" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_eval_reads_the_held_out_shards_against_their_digests(
+    reweight: Cli, run_folder: Path, store_path: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store_path, copy)
+    shard = copy / "validation" / "code" / "00000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1  # in the tail that no window reads
+    shard.write_bytes(content)
+    before = (run_folder / "results.json").read_bytes()
+    code, out, err = reweight("eval", run_folder, "--data", copy)
+    assert (code, out) == (3, "")
+    assert "00000.npy: content changed" in err
+    assert (run_folder / "results.json").read_bytes() == before
+
+
+def test_eval_on_a_store_of_another_tokenizer_of_the_same_name(
+    reweight: Cli, run_folder: Path, tmp_path: Path
+) -> None:
+    tokens = {split: {d: [domain_tokens(d, 900, 5)] for d in DOMAINS} for split in ("train", "validation")}
+    write_store(tmp_path / "other", tokens, tokenizer=replace(tiny_tokenizer(), sha256="1" * 64))
+    code, _, err = reweight("eval", run_folder, "--data", tmp_path / "other")
+    assert code == 2
+    assert "made with another tokenizer" in err
+
+
+@pytest.mark.parametrize("content", ['{"schema": 1', "", "[]"])
+def test_eval_mends_damaged_results_and_keeps_what_was_there(
+    reweight: Cli, run_folder: Path, content: str
+) -> None:
+    before = read_results(run_folder / "results.json")
+    (run_folder / "results.json").write_text(content, encoding="utf-8")
+    code, _, err = reweight("eval", run_folder)
+    assert code == 0
+    assert "moved to results.damaged.json" in err
+    assert (run_folder / "results.damaged.json").read_text(encoding="utf-8") == content
+    after = read_results(run_folder / "results.json")
+    assert after.log_perplexity() == pytest.approx(before.log_perplexity(), rel=1e-6)
+    assert (after.recipe, after.seed, after.step) == (before.recipe, before.seed, before.step)
+
+
+@pytest.mark.parametrize("damage", ["cut", "config", "tensors"])
+def test_eval_of_a_damaged_model_is_an_error_not_a_number(
+    reweight: Cli, run_folder: Path, damage: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file, config = run_folder / "model" / "model.safetensors", run_folder / "model" / "config.json"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "config":
+        config.write_text("{}", encoding="utf-8")
+    else:
+        # The library would fill the gap with random numbers, and go on.
+        tensors = load_file(file)
+        save_file(dict(list(tensors.items())[1:]), file, metadata={"format": "pt"})
+    code, out, err = reweight("eval", run_folder)
+    assert (code, out) == (3, "")
+    assert "model: " in err.splitlines()[-1]
+
+
+def test_a_recipe_changed_in_its_run_folder_is_said_by_all_who_read_it(
+    reweight: Cli, run_folder: Path, tmp_path: Path
+) -> None:
+    own = run_folder / "recipe.yaml"
+    text = own.read_text(encoding="utf-8")
+    # Cut before the section that says which row of the paper it is: still YAML, still a recipe.
+    own.write_text(text[: text.index("paper:")], encoding="utf-8")
+    for command in (("eval",), ("compare",), ("report", "--out", tmp_path / "r.html")):
+        code, out, err = reweight(*command, run_folder)
+        assert (code, out) == (3, ""), command
+        assert "changed since the run wrote it" in err
+
+
+@pytest.mark.parametrize("damage", ["deep", "pipe", "bytes", "gone"])
+def test_a_report_survives_any_status_and_stops_at_a_damaged_log(
+    reweight: Cli, run_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    page = tmp_path / "r.html"
+    for name, code in (("status.json", 0), ("metrics.jsonl", 0 if damage in ("gone", "pipe") else 3)):
+        path = run_folder / name
+        path.unlink()
+        if damage == "pipe":
+            os.mkfifo(path)
+        elif damage != "gone":
+            path.write_bytes(b"[" * 100_000 + b"\n" if damage == "deep" else b"\xff\xfe\n")
+        got, _, err = reweight("report", run_folder, "--out", page)
+        assert got == code, err
+        assert "Traceback" not in err
+        assert code == 0 or name in err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import prep_inputs
@@ -229,3 +230,46 @@ def test_settings_out_of_range_are_usage_errors(spec: PrepSpec) -> None:
             prepare(wrong)
         assert caught.value.exit_code == 2, wrong
         assert not out(spec).exists(), wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"split_map": (("../x", "train"),)}, "--split-map ../x=train: a split is"),
+        ({"split_map": ((".prep", "train"),)}, "a split is 1 to 96 of"),
+        ({"split_map": (("manifest.json", "train"),)}, "a split is 1 to 96 of"),
+        ({"validation_share": float("nan")}, "--validation-share nan"),
+        ({"validation_share": float("inf")}, "--validation-share inf"),
+        ({"limit_tokens": 10**30}, "--limit-tokens 1000"),
+        ({"domain_from": ""}, "--domain-from: name a field"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_touched(
+    spec: PrepSpec, changes: dict[str, Any], says: str
+) -> None:
+    before = sorted(out(spec).parent.rglob("*"))
+    with pytest.raises(UserError, match=says) as caught:
+        prepare(replace(spec, **changes))
+    assert caught.value.exit_code == 2
+    assert sorted(out(spec).parent.rglob("*")) == before
+
+
+def test_a_preparation_that_yields_nothing_leaves_nothing_and_its_remedy_works(
+    spec: PrepSpec, tmp_path: Path
+) -> None:
+    source = tmp_path / "one"
+    rows = [prep_inputs.record(n) for n in range(60)]
+    prep_inputs.write(source / "a.jsonl", prep_inputs.json_lines(rows))
+    small = replace(spec, inputs=(source,), validation_share=0.0001)
+    with pytest.raises(DataError, match=r"hold out more than 0.0001 with --validation-share"):
+        prepare(small)
+    assert not out(spec).exists()
+    prepare(replace(small, validation_share=0.3))
+    assert verify_store(out(spec)) == []
+
+
+def test_links_in_a_circle_are_no_input(spec: PrepSpec, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(DataError, match="loop"):
+        prepare(replace(spec, inputs=(loop,)))

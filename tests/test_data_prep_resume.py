@@ -243,7 +243,7 @@ def test_the_loser_of_two_preparations_learns_who_holds_the_folder(spec: PrepSpe
 def test_too_little_space_is_said_before_the_work(spec: PrepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(StorageError, match="GB are free"):
+    with pytest.raises(StorageError, match="MB are free"):
         prepare(spec)
     assert not out(spec).exists()
 

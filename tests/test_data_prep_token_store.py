@@ -1,6 +1,7 @@
 """The bytes on disk: what is written is read back, and nothing damaged is believed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -227,3 +228,24 @@ def test_names_that_leave_their_folder_are_refused(tmp_path: Path, name: str) ->
         with pytest.raises(DataError, match="is not a name"):
             write_store(tmp_path / "s", tokens, tokenizer=INFO)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train/a/00000.npy"])
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_ordinary_file_is_refused_and_never_waited_for(
+    store: TokenStore, name: str, kind: str
+) -> None:
+    path = store.path / name
+    path.unlink()
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(DataError, match=r"no manifest.json|not an ordinary file"):
+        TokenStore.open(store.path)
+    assert verify_store(store.path) != []
+
+
+def test_a_damaged_tokenizer_is_found_whatever_splits_are_read(store: TokenStore) -> None:
+    (store.path / "tokenizer.json").write_text("{}")
+    problems = store.verify(splits=["validation"])
+    assert [(each.path.name, each.what) for each in problems] == [
+        ("tokenizer.json", "changed since it was written")
+    ]

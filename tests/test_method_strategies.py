@@ -30,8 +30,6 @@ BATCHES = {
 @pytest.mark.parametrize("r", [0.05, 0.4, 100.0])
 def test_conformance(strategy: str, batch: list[float], r: float, dtype: torch.dtype) -> None:
     losses = torch.tensor(batch).to(dtype)
-    if not torch.isfinite(losses).all():
-        pytest.skip("beyond the range of this dtype")
     weights = sample_weights(losses, strategy, r)
     assert weights.dtype == torch.float32
     assert weights.shape == losses.shape

@@ -15,7 +15,10 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def test_the_first_code_block_is_the_two_commands() -> None:
-    assert [line.split("#")[0].strip() for line in BLOCKS[0][1].strip().splitlines()] == ["make demo", "make test"]
+    assert [line.split("#")[0].strip() for line in BLOCKS[0][1].strip().splitlines()] == [
+        "make demo",
+        "make test",
+    ]
 
 
 def test_every_path_of_the_tree_exists_and_no_package_is_missing() -> None:
@@ -38,7 +41,10 @@ def test_every_path_of_the_tree_exists_and_no_package_is_missing() -> None:
 def commands() -> list[str]:
     found = re.findall(r"`(reweight [^`\n]+)`", TEXT)
     found += [
-        line.strip() for _, block in BLOCKS for line in block.splitlines() if line.strip().startswith("reweight ")
+        line.strip()
+        for _, block in BLOCKS
+        for line in block.splitlines()
+        if line.strip().startswith("reweight ")
     ]
     return sorted({command.split("#")[0].strip() for command in found})
 
@@ -67,7 +73,9 @@ def test_the_example_of_the_method_alone_runs_and_has_ten_lines() -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=16, vocab_size=20, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        n_layer=1, n_head=2, n_embd=8, n_positions=16, vocab_size=20, bos_token_id=0, eos_token_id=0
+    )
     model = GPT2LMHeadModel(config)
     before = model.transformer.wte.weight.detach().clone()
     loader = [torch.randint(0, 20, (4, 16)) for _ in range(3)]

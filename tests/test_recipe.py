@@ -156,7 +156,7 @@ def test_every_problem_in_one_error_with_file_line_and_nearest_name(tmp_path: Pa
         (["train.steps"], r"write section.key=value"),
         (["train.steps=3", "train.steps=4"], r"set twice; keep one"),
         (["seed=-1"], r"seed: expected a whole number between 0 and"),
-        (["reweighting.r=0"], r"reweighting.r: expected a number > 0, found 0"),
+        (["reweighting.r=0"], r"reweighting.r: expected a number between 1e-06 and 1e\+06, found 0"),
         (["train.steps=[1, 2]"], r"is not a single value"),
         (["train=3"], r"train: expected a section with keys, found 3"),
     ],
@@ -215,3 +215,55 @@ def test_estimate_by_hand() -> None:
     # Two passes over all but the last of 4 micro-batches: 3/4 of them cost a third more.
     accumulated = load_recipe("gpt2_mini_linupper", ["train.micro_batch=8"])
     assert estimate(accumulated, "fp32").flops == pytest.approx(cost.flops * 1.25, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "expected"),
+    [
+        ("steps: 8", "steps: !!int abc", "the YAML tag 'tag:yaml.org,2002:int' is not read here"),
+        ("steps: 8", f"steps: {'9' * 5000}", "a number of 5000 digits is not read"),
+        ("steps: 8", f"steps: {'9' * 30}", r"train.steps: expected a whole number >= 1, at most 1e\+12"),
+        ("r: 0.4", "r: 1e-300", r"reweighting.r: expected a number between 1e-06 and 1e\+06"),
+        (
+            "data: {",
+            "data: {repeat: !!bool maybe, ",
+            "the YAML tag 'tag:yaml.org,2002:bool' is not read here",
+        ),
+        ("data: {", "data: !!omap {", "the YAML tag 'tag:yaml.org,2002:omap' is not read here"),
+        ("data: {", "data: {1: x, ", "data.1: a key is a name; write it in quotes"),
+        ("data: {", "data: {null: x, ", "data.null: a key is a name"),
+        ("data: {", "data: {[a, b]: x, ", r"data.\?: a key is a name"),
+        ("data: {", "data: {<<: {repeat: true}, ", "data.<<: unknown key"),
+        (
+            "data: {",
+            "data: {domain_weights: {a: 1e308, b: 1e308}, ",
+            "the weights' sum is not a finite number",
+        ),
+        ("data: {dataset: tiny", "data: {dataset: ../tiny", "data.dataset: '../tiny' is not a name"),
+        ("data: {", "data: {eval_split: a/b, ", "data.eval_split: 'a/b' is not a name"),
+        ("data: {", "name: ../../evil\ndata: {", "name: '../../evil' is not a name"),
+        ("data: {", 'name: "a\\e[2J"\ndata: {', r"name: 'a\\x1b\[2J' is not a name"),
+    ],
+)
+def test_hostile_yaml_is_refused_in_words(recipe_path: Path, found: str, instead: str, expected: str) -> None:
+    text = recipe_path.read_text(encoding="utf-8")
+    assert text.count(found) == 1
+    recipe_path.write_text(text.replace(found, instead), encoding="utf-8")
+    said = problems(recipe_path)
+    assert re.search(expected, said), said
+    assert all(line.isprintable() and len(line) < 1100 for line in said.splitlines())
+
+
+@pytest.mark.parametrize("override", ["train.steps=" + "[" * 5000, "x" * 9000 + "=1", "train\n.steps=1"])
+def test_hostile_overrides_are_refused_in_words(recipe_path: Path, override: str) -> None:
+    said = problems(recipe_path, override)
+    assert said.count("\n") == 1
+    assert all(len(line) < 1100 for line in said.splitlines())
+
+
+def test_a_file_of_weights_must_map_domains_to_weights(recipe_path: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.yaml"
+    weights.write_text("weights: natural\n", encoding="utf-8")
+    assert "weights: expected a mapping domain: weight" in problems(
+        recipe_path, f"data.domain_weights={weights}"
+    )

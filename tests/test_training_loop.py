@@ -1,6 +1,8 @@
 """Runs as a whole: the same twice, the same after any stop, nothing lost, nothing half written."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,8 +274,6 @@ def test_a_store_that_does_not_fit_is_refused(
 def test_one_changed_byte_in_a_shard_stops_training(
     recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli
 ) -> None:
-    import shutil
-
     copy = tmp_path / "store"
     shutil.copytree(store_path, copy)
     shard = copy / "train" / "prose" / "00001.npy"
@@ -344,3 +344,91 @@ def test_training_runs_without_the_data_and_eval_packages(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_a_whole_run_counts_as_complete(
+    recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli
+) -> None:
+    out, whole = tmp_path / "r", tmp_path / "whole"
+    train(recipe_path, whole, store_path)
+    train(recipe_path, out, store_path, stop_after=3)
+    (out / "status.json").write_text('{"state": "complete", "step": []}', encoding="utf-8")
+    code, _, err = reweight("train", "--recipe", recipe_path, "--data", store_path, "--out", out)
+    assert code == 0
+    assert "already complete" not in err
+    assert metrics(out) == metrics(whole)
+
+
+def test_killed_between_the_last_checkpoint_and_the_model(
+    recipe_path: Path, store_path: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "r", tmp_path / "whole"
+    for each in (out, whole):
+        train(recipe_path, each, store_path)
+    shutil.rmtree(out / "model")
+    (out / "results.json").unlink()
+    (out / "status.json.99.tmp").write_text("half", encoding="utf-8")
+    (out / ".results.json.abc").write_text("half", encoding="utf-8")
+    assert train(recipe_path, out, store_path) == 0
+    # The last evaluation is in the metrics once, and the leavings of the kill are gone.
+    assert metrics(out) == metrics(whole)
+    assert weights(out) == weights(whole)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "provenance.json", "metrics.jsonl"])
+@pytest.mark.parametrize("damage", ["cut", "deep", "pipe", "folder"])
+def test_a_damaged_run_folder_is_never_continued(
+    recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli, name: str, damage: str
+) -> None:
+    out = tmp_path / "r"
+    train(recipe_path, out, store_path, stop_after=3)
+    path = out / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "folder":
+        path.mkdir()
+    else:
+        # The first half of a YAML file is a YAML file; of a log, cut at a line's end, a log.
+        half = content[: content.rindex(b"\n", 0, len(content) // 2) + 1] + b"x"
+        path.write_bytes(half if damage == "cut" else b"[" * 100_000 + b"\n")
+    code, out_text, err = reweight("train", "--recipe", recipe_path, "--data", store_path, "--out", out)
+    if (name, damage) == ("metrics.jsonl", "cut"):
+        assert code == 0  # as a kill leaves it
+        return
+    assert (code, out_text) == (5, ""), err
+    assert name in err.splitlines()[-1]
+    assert "choose another --out" in err.splitlines()[-1]
+
+
+def test_a_full_disk_still_gets_the_failure_into_status_json(
+    recipe_path: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r"
+    train(recipe_path, out, store_path, stop_after=3)
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name.startswith("status.json"):
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=r"No space left on device.*status.json'"):
+        train(recipe_path, out, store_path)
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["step"]) == ("failed", 7, 3)
+    assert [p.name for p in out.glob("*.tmp")] == []
+
+
+def test_a_second_signal_is_recorded(recipe_path: Path, store_path: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        raise SystemExit(130)
+
+    events = Events(warn=lambda m: None, advance=lambda s, line: None, stop=twice)
+    with pytest.raises(SystemExit):
+        run(load_recipe(str(recipe_path)), tmp_path / "r", store_path, events)
+    status = json.loads((tmp_path / "r" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 130)

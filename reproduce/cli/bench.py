@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from reproduce.cli.console import emit_json, json_option, print_table, progress, quantity
+from reproduce.cli.console import UserPath, emit_json, json_option, print_table, progress, quantity
 
 
 @click.group()
@@ -57,7 +57,7 @@ def train(
 
 
 @command.command("prep")
-@click.option("--input", "inputs", multiple=True, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--input", "inputs", multiple=True, required=True, type=UserPath(exists=True))
 @click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, or a folder with the vocabulary.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)

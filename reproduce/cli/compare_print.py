@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reproduce.cli.console import note, print_table, stdout_console
+from reproduce.cli.console import note, print_rich, print_table
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _print_table(table: "Table", judged: "Sequence[Cell]", *, all_models: bool) 
         texts = [by_place[(head, side) if sideways else (side, head)] for head in heads]
         grid.add_row(Text(side.replace("/", "\n")), *map(Text, texts), end_section=not sideways)
     click.echo(textwrap.fill(f"{table.id} ({table.unit}): {table.caption}", WIDTH))
-    stdout_console().print(grid)
+    print_rich(grid)
     left_out = [model for model in table.models if not all_models and model not in run]
     if left_out:
         click.echo(f"{', '.join(left_out)}: not_run (`--table {table.id}` shows the rows)\n")

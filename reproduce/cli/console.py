@@ -1,21 +1,49 @@
 """What commands print with: results on stdout, everything else on stderr, no control codes off a terminal."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from reproduce.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
+"""Longest file name and path of the usual file systems."""
+
 PLAIN_INTERVAL_S = 10.0
 """Off a terminal, one plain progress line this often."""
+
+
+class UserPath(click.Path):
+    """A path of the command line as a `Path`: not too long, nor empty, which would be the current folder."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what no file system takes, then check as click does."""
+        encoded = os.fsencode(value)
+        if not encoded or b"\0" in encoded:
+            self.fail("the path is empty" if not encoded else "the path holds a NUL", param, ctx)
+        try:
+            encoded.decode("utf-8")
+        except UnicodeDecodeError:
+            # Libraries that write our files take no other names; better said now than after a day's run.
+            self.fail(f"{one_line(str(value), 400)} is not UTF-8; rename it", param, ctx)
+        if len(encoded) > MAX_PATH_BYTES or any(len(n) > MAX_NAME_BYTES for n in encoded.split(b"/")):
+            self.fail(f"{str(value)[:60]!r}... is too long for a path", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def json_option(function: F) -> F:
@@ -27,19 +55,23 @@ def json_option(function: F) -> F:
 
 def emit_json(document: object) -> None:
     """Print the one JSON document of this command. NaN and infinity are refused, not written."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(document, indent=2, ensure_ascii=not unicode, allow_nan=False))
 
 
 def note(message: str) -> None:
-    """A line for the reader, on stderr."""
-    click.echo(message, err=True)
+    """A line for the reader, on stderr. Work does not stop because nobody reads any more."""
+    with suppress(OSError):
+        click.echo(message, err=True)
 
 
 def stdout_console() -> "Console":
     """A rich console on stdout; 100 columns when piped, so tables are not cut."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100, highlight=False)
+    terminal = sys.stdout.isatty()
+    # force_terminal: off a terminal not even FORCE_COLOR brings control codes.
+    return Console(file=sys.stdout, width=None if terminal else 100, highlight=False, force_terminal=terminal)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -52,7 +84,16 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*[Text(str(cell)) for cell in row])
-    stdout_console().print(table)
+    print_rich(table)
+
+
+def print_rich(renderable: object) -> None:
+    """Print what rich renders on stdout."""
+    console = stdout_console()
+    with console.capture() as shown:
+        console.print(renderable)
+    # Not by rich itself: where the reader has left, it ends the process with code 1.
+    click.echo(shown.get(), nl=False)
 
 
 class Progress:

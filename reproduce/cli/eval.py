@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reproduce.cli.console import emit_json, json_option, note, print_table, progress
+from reproduce.cli.console import UserPath, emit_json, json_option, note, print_table, progress
 from reproduce.errors import DataError, ExitCode
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ SUITES = ("perplexity",)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=UserPath())
 @click.option("--suite", type=click.Choice(SUITES), default="perplexity", show_default=True)
 @click.option("--checkpoint", "which", default="last", show_default=True, metavar="last|all|STEP")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Token store.")
+@click.option("--data", type=UserPath(file_okay=False), help="Token store.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many windows, over all domains.")
 @json_option
 def command(
@@ -53,14 +53,22 @@ def _evaluate(
     own = run / "recipe.yaml"
     if not own.is_file():
         raise DataError(f"{run} is not a run folder: it has no recipe.yaml; `reweight train` makes one")
-    from reproduce.recipe import load_recipe
-    from reproduce.training.data import evaluation_set, open_store, recorded_store
+    from reproduce.training.data import (
+        check_tokenizer,
+        evaluation_set,
+        open_store,
+        recorded_store,
+        verify_store,
+    )
     from reproduce.training.mesh import make_mesh
+    from reproduce.training.run_dir import recorded_recipe
 
-    recipe = load_recipe(str(own))
+    recipe = recorded_recipe(run)
     if limit is not None:
         recipe = replace(recipe, evaluation=replace(recipe.evaluation, samples=limit))
     store = open_store(recipe, data or recorded_store(run))
+    check_tokenizer(store, run)
+    verify_store(store, [recipe.data.eval_split])
     evaluation = evaluation_set(store, recipe)
     mesh = make_mesh(recipe.train.precision)
     entries = []
@@ -69,7 +77,7 @@ def _evaluate(
         with progress(f"{run} step {step}", windows, "windows") as line:
             scores = score(line.update)
         if which == "last" and limit is None:
-            _record(run, step, scores, evaluation.sha256)
+            _record(run, recipe, step, scores, evaluation.sha256)
         entries.append(
             {
                 "run": str(run),
@@ -101,16 +109,17 @@ def _targets(
             raise DataError(
                 f"{run} has no model/ yet; finish it with `reweight train`, or use --checkpoint all"
             )
-        batch = recipe.evaluation.batch
-        return [(recipe.train.steps, lambda advance: evaluate_model(model, evaluation, mesh, batch, advance))]
+        return [
+            (recipe.train.steps, lambda advance: evaluate_model(model, recipe, evaluation, mesh, advance))
+        ]
     found = {c.step: c for c in checkpoints(run / "checkpoints")}
     have = ", ".join(map(str, found)) or "none"
     if which == "all":
         steps = list(found)
-    elif which.isdecimal():
+    elif which.isascii() and which.isdecimal() and len(which) <= 12:
         steps = [int(which)]
     else:
-        raise click.UsageError(f"--checkpoint {which}: give last, all or a step; there is {have}")
+        raise click.UsageError(f"--checkpoint {which[:40]}: give last, all or a step; there is {have}")
     missing = [step for step in steps if step not in found]
     if missing or not steps:
         raise DataError(f"{run} has no checkpoint {which}; there is {have}")
@@ -121,13 +130,20 @@ def _targets(
     return [(step, scoring(step)) for step in steps]
 
 
-def _record(run: Path, step: int, scores: "dict[str, LogPerplexity]", sha256: str) -> None:
+def _record(run: Path, recipe: "Recipe", step: int, scores: "dict[str, LogPerplexity]", sha256: str) -> None:
     """Put the scores into results.json in place of earlier ones of this suite, keeping other suites'."""
-    from eval.results import PERPLEXITY_SUITE, read_results, write_results
+    from eval.results import PERPLEXITY_SUITE, Results, ResultsError, read_results, write_results
     from reproduce.training.evaluate import as_scores
+    from reproduce.training.provenance import versions
 
     path = run / "results.json"
-    results = read_results(path)
+    results = Results(recipe=recipe.name, seed=recipe.seed, step=step, scores=(), versions=versions())
+    try:
+        results = read_results(path) if path.exists() else results
+    except ResultsError as error:
+        aside = path.with_suffix(".damaged.json")
+        path.replace(aside)
+        note(f"{error}; moved to {aside.name}, and written anew")
     others = tuple(s for s in results.scores if s.suite != PERPLEXITY_SUITE)
     write_results(
         path, replace(results, step=step, scores=as_scores(scores) + others, eval_set_sha256=sha256)

@@ -10,6 +10,7 @@ from data_prep.errors import DataError, UserError
 from data_prep.spec import DATASETS, PrepSpec, default_store
 from reproduce.cli.console import (
     Progress,
+    UserPath,
     duration,
     emit_json,
     json_option,
@@ -47,17 +48,10 @@ Exit codes: 0 done · 2 usage · 3 data missing or corrupt · 4 hub · 5 the fol
 """
 
 
-PATH = click.Path(path_type=Path)
-
-
 @click.command(epilog=EXAMPLES)
 @click.argument("source", required=False, metavar="[DATASET|DIR]")
-@click.option(
-    "--input", "inputs", multiple=True, type=click.Path(path_type=Path), help="File or folder; repeatable."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the store  [default: data/DATASET-TOKENIZER]"
-)
+@click.option("--input", "inputs", multiple=True, type=UserPath(), help="File or folder; repeatable.")
+@click.option("--out", type=UserPath(), help="Folder of the store  [default: data/DATASET-TOKENIZER]")
 @click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, a file or folder, or bpe:VOCAB.")
 @click.option(
     "--split-map", "split_map", multiple=True, metavar="OURS=THEIRS", help="As validation=test; repeatable."
@@ -138,7 +132,7 @@ def _store_to_check(source: str | None, out: Path | None, tokenizer: str) -> Pat
         return out
     if source is None:
         raise UserError("name the store: `reweight prep --verify DIR`")
-    return default_store(source, tokenizer) if source in DATASETS else Path(source)
+    return default_store(source, tokenizer) if source in DATASETS else UserPath().convert(source, None, None)
 
 
 def _prepare(spec: PrepSpec, as_json: bool) -> None:

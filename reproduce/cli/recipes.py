@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from reproduce.cli.console import emit_json, json_option, note, print_table, quantity
+from reproduce.cli.console import UserPath, emit_json, json_option, note, print_table, quantity
 
 
 @click.group(invoke_without_command=True)
@@ -89,28 +89,30 @@ def validate(paths: tuple[str, ...], as_json: bool) -> None:
         try:
             load_recipe(path)
         except RecipeError as error:
-            wrong.append(str(error))
+            wrong.append(error)
     if as_json:
-        emit_json({"valid": not wrong, "checked": len(paths), "problems": wrong})
+        emit_json({"valid": not wrong, "checked": len(paths), "problems": [str(each) for each in wrong]})
     elif not wrong:
         click.echo(f"{len(paths)} valid")
+    if len(wrong) == 1:
+        raise wrong[0]
     if wrong:
-        raise RecipeError("\n".join(wrong))
+        lines = [line for error in wrong for line in error.lines]
+        raise RecipeError(f"{len(wrong)} of {len(paths)} recipes cannot be run", lines)
 
 
 @command.command("cp")
 @click.argument("name")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=UserPath(dir_okay=False))
 def copy(name: str, path: Path) -> None:
     """Write a shipped recipe, resolved, to a file of your own."""
+    from data_prep.files import write_text_atomically
     from reproduce.errors import UserError
     from reproduce.recipe import load_recipe, recipe_as_yaml
 
     text = recipe_as_yaml(load_recipe(name))
     own = text.replace(f"name: {name}\n", "", 1)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(own)
-    except FileExistsError:
-        raise UserError(f"{path} exists; choose another name or delete it first") from None
+    if path.exists():
+        raise UserError(f"{path} exists; choose another name or delete it first")
+    write_text_atomically(path, own)
     note(f"wrote {path}; train it with `reweight train --recipe {path}`")

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from reproduce.cli.compare import load_runs
-from reproduce.cli.console import emit_json, json_option, note, progress
+from reproduce.cli.console import UserPath, emit_json, json_option, note, progress
 
 DEFAULT_OUT = Path("report.html")
 PAPER_R = 0.4
@@ -22,10 +22,10 @@ The page needs no network and no script, and is the same for the same run folder
 
 
 @click.command(epilog=EPILOG)
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=UserPath())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=UserPath(dir_okay=False),
     default=DEFAULT_OUT,
     show_default=True,
     help="The file to write.",

@@ -7,12 +7,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from reproduce import __version__
-from reproduce.errors import ExitCode
+from reproduce.cli.console import note
+from reproduce.errors import ExitCode, RecipeError, one_line
 
 COMMANDS = {
     "demo": "The whole chain on text this machine already has: minutes, offline, CPU.",
@@ -41,6 +43,7 @@ Exit codes: 0 done · 1 bug · 2 usage or recipe · 3 data · 4 hub or network �
 """
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
+PATH_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class LazyGroup(click.Group):
@@ -86,37 +89,56 @@ def run(argv: Sequence[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
-        return _complain("interrupted", ExitCode.INTERRUPTED)
+        return _complain(("interrupted",), ExitCode.INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "reweight"
-        return _complain(f"{error.format_message()} (`{command} --help` shows the usage)", ExitCode.USAGE)
+        message = one_line(error.format_message())
+        return _complain((f"{message} (`{command} --help` shows the usage)",), ExitCode.USAGE)
     except KeyboardInterrupt:
-        return _complain("interrupted", ExitCode.INTERRUPTED)
+        return _complain(("interrupted",), ExitCode.INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code not in (ExitCode.INTERRUPTED, ExitCode.PREEMPTED):
+            return _reader_left()  # click's own answer to a broken pipe
+        # From a signal handler: there is nobody else to raise it.
+        return _complain(("stopped at once; run the same command again",), int(stop.code or 0))
     except BrokenPipeError:
-        # The reader (head, less) left; leave quietly, without Python's own complaint at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+        return _reader_left()
     except MemoryError:
-        return _complain("out of memory: lower the batch or the number of workers", ExitCode.STORAGE)
+        return _complain(("out of memory: lower the batch or the number of workers",), ExitCode.STORAGE)
     except Exception as error:
         return _report(error)
     return result if isinstance(result, int) else ExitCode.DONE
 
 
+def _reader_left() -> int:
+    """Leave quietly after head or less, without Python's own complaint at shutdown."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+            continue
+        os.dup2(nowhere, stream.fileno())
+    return ExitCode.DONE
+
+
 def _report(error: Exception) -> int:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
-        return _complain(str(error), code)
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        return _complain(error.lines if isinstance(error, RecipeError) else (str(error),), code)
+    # With a file's name it is the file system that refused, whatever the number.
+    if isinstance(error, OSError) and (error.errno in DISK_ERRNOS or error.filename):
         where = f" '{error.filename}'" if error.filename else ""
-        remedy = "free space or choose another folder with --out"
-        return _complain(f"cannot write{where}: {error.strerror}; {remedy}", ExitCode.STORAGE)
+        if error.errno in PATH_ERRNOS:
+            return _complain((f"cannot use{where}: {error.strerror}; check the path",), ExitCode.STORAGE)
+        remedy = "free space or mend permissions and run it again, or choose another --out"
+        return _complain((f"cannot write{where}: {error.strerror}; {remedy}",), ExitCode.STORAGE)
     traceback.print_exception(error)
-    return _complain("this is a bug in reweight; please report it with the lines above", ExitCode.BUG)
+    return _complain(("this is a bug in reweight; please report it with the lines above",), ExitCode.BUG)
 
 
-def _complain(message: str, code: int) -> int:
-    # Control codes in a hostile file or recipe name must not reach the terminal.
-    clean = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in message)
-    click.echo(f"reweight: {clean}", err=True)
+def _complain(lines: Sequence[str], code: int) -> int:
+    note("reweight: " + "\n".join(one_line(line) for line in lines))
     return int(code)

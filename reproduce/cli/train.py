@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reproduce.cli.console import duration, emit_json, json_option, note, print_table, progress, quantity
+from reproduce.cli.console import (
+    UserPath,
+    duration,
+    emit_json,
+    json_option,
+    note,
+    print_table,
+    progress,
+    quantity,
+)
 from reproduce.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -22,9 +31,9 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a value; repeatable."
 )
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Token store.")
+@click.option("--data", type=UserPath(file_okay=False), help="Token store.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Replaces the recipe's seed.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder.")
+@click.option("--out", type=UserPath(file_okay=False), help="Run folder.")
 @click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--dry-run", is_flag=True, help="Print what it would cost, write nothing.")
 @json_option

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import click
 
-from reproduce.cli.console import emit_json, json_option, note, print_table
+from reproduce.cli.console import UserPath, emit_json, json_option, note, print_table
 from reproduce.errors import ExitCode, NonFiniteError
 from reproduce.recipe.checks import STRATEGY_NAMES
+
+SMALLEST = 1e-6
+"""Of r and delta: below it float32 scores divided by them are no numbers any more."""
 
 
 @click.command()
 @click.option("--strategy", type=click.Choice(STRATEGY_NAMES), default="linupper", show_default=True)
-@click.option("--r", type=click.FloatRange(min=0, min_open=True), default=0.4, show_default=True)
-@click.option("--delta", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--r", type=float, default=0.4, show_default=True)
+@click.option("--delta", type=float, default=1.0, show_default=True)
 @click.option("--plot", is_flag=True, help="Draw Figure 1, the strategies' curves at this r.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("figure1.svg"), show_default=True
-)
+@click.option("--out", type=UserPath(dir_okay=False), default=Path("figure1.svg"), show_default=True)
 @click.argument("losses", nargs=-1)
 @json_option
 def command(
@@ -31,6 +32,9 @@ def command(
       echo 2.1 2.9 3.4 7.0 | reweight weights --strategy quadratic -
       reweight weights --plot --r 1
     """
+    for name, value in (("--r", r), ("--delta", delta)):
+        if not SMALLEST <= value <= 1 / SMALLEST:  # NaN neither
+            raise click.UsageError(f"{name} {value:g}: between {SMALLEST:g} and {1 / SMALLEST:g}")
     if not plot and not losses:
         raise click.UsageError("give losses, or - to read them, or --plot")
     if plot:
@@ -102,9 +106,10 @@ def _show(strategy: str, r: float, delta: float, losses: list[float], as_json: b
 
 
 def _plot(r: float, delta: float, out: Path) -> None:
+    from data_prep.files import write_text_atomically
     from reproduce.cli.curves import figure_one
     from reproduce.paper.figures import strategy_curves
 
     curves = figure_one(r, delta)
-    out.write_text(strategy_curves(curves.scores, curves.weights, curves.r), encoding="utf-8")
+    write_text_atomically(out, strategy_curves(curves.scores, curves.weights, curves.r))
     note(f"wrote {out}")

@@ -78,6 +78,8 @@ def read_metrics(path: Path) -> Metrics:
 
 def _entries(path: Path) -> list[tuple[int, dict[str, Any]]]:
     found: list[tuple[int, dict[str, Any]]] = []
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not an ordinary file; restore the file from the run")
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):

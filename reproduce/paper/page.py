@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data_prep.files import read_ordinary_file
 from reproduce.paper import figures
 from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
 from reproduce.paper.extras import Extra, extras
@@ -278,8 +279,8 @@ def _value(value: Scalar) -> str:
 def _state(run: Run) -> str:
     path = run.path / "status.json"
     try:
-        status = json.loads(path.read_text(encoding="utf-8")) if not path.is_symlink() else {}
-    except (OSError, ValueError):
+        status = json.loads(read_ordinary_file(path)) if not path.is_symlink() else {}
+    except (OSError, ValueError, RecursionError):
         return "unknown"
     return clean(status.get("state", "unknown"), 40) if isinstance(status, dict) else "unknown"
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from data_prep.files import sha256_file
 from eval.results import Results, read_results
 from reproduce.errors import DataError
 
@@ -133,6 +134,9 @@ def read_run(folder: Path, lookup: Lookup = no_lookup) -> Run:
     provenance = folder / "provenance.json"
     known = provenance.is_file() and not provenance.is_symlink()
     facts = _facts(load_json(provenance), provenance) if known else {}
+    digest = facts.get("recipe_sha256")
+    if digest is not None and recipe.is_file() and digest != sha256_file(recipe):
+        raise DataError(f"{recipe}: changed since the run wrote it, its sha256 differs; restore it")
     return Run(path=folder, info=info, results=results, provenance=facts)
 
 

@@ -4,8 +4,10 @@ What depends on the token store as well (its vocabulary, domains, tokens) is in 
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 
+from data_prep.files import is_safe_name
 from reproduce.recipe.schema import Recipe
 
 Found = tuple[str, str]
@@ -41,6 +43,21 @@ KNOWN_DOMAINS = {
 def impossible(recipe: Recipe) -> list[Found]:
     """Every impossible combination in a recipe, in the order of its sections."""
     return [found for rule in RULES for found in rule(recipe)]
+
+
+def _names(recipe: Recipe) -> Iterator[Found]:
+    """Names that become folders must stay inside theirs."""
+    data = recipe.data
+    named = {
+        "name": recipe.name,
+        "data.dataset": data.dataset,
+        "data.train_split": data.train_split,
+        "data.eval_split": data.eval_split,
+    }
+    for path, name in named.items():
+        if not is_safe_name(name):
+            remedy = "; give the recipe one with `name:`" if path == "name" else ""
+            yield path, f"{name!r:.60} is not a name: use 1 to 96 of A-Z a-z 0-9 . _ -{remedy}"
 
 
 def _model(recipe: Recipe) -> Iterator[Found]:
@@ -140,11 +157,14 @@ def _weights(recipe: Recipe) -> Iterator[Found]:
             yield f"{path}.{name}", f"{recipe.data.dataset} has no such domain; there is {', '.join(near)}"
         if weight < 0:
             yield f"{path}.{name}", f"{weight:g} is negative"
+    if not math.isfinite(sum(weights.values())):
+        yield path, "the weights' sum is not a finite number; give shares, as 0.2"
     if sum(weights.values()) <= 0:
         yield path, "the weights sum to zero; give at least one domain a positive weight"
 
 
 RULES: tuple[Callable[[Recipe], Iterator[Found]], ...] = (
+    _names,
     _model,
     _vocabulary,
     _weights,

@@ -41,12 +41,12 @@ def find_recipe(name_or_path: str) -> Path:
         return shipped[name_or_path]
     path = Path(name_or_path)
     try:
-        if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-            if path.is_file():
-                return path
-            raise RecipeError(f"no recipe file '{name_or_path}'; `reweight recipes` lists the shipped ones")
+        if (path.suffix in (".yaml", ".yml") or "/" in name_or_path) and path.is_file():
+            return path
     except (OSError, ValueError):
-        raise RecipeError(f"no recipe file {name_or_path[:100]!r}") from None
+        pass  # a name that no file system takes
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        raise RecipeError(f"no recipe file '{name_or_path[:300]}'; `reweight recipes` lists the shipped ones")
     near = difflib.get_close_matches(name_or_path, shipped, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "`reweight recipes` lists them"
     raise RecipeError(f"no recipe named '{name_or_path[:100]}'; {hint}")
@@ -81,7 +81,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), seed: int | No
         ]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise RecipeError(f"recipe {path.stem}: {count}\n" + "\n".join(f"  {p}" for p in problems))
+        raise RecipeError(f"recipe {path.stem}: {count}", [str(problem) for problem in problems])
     assert recipe is not None
     return recipe
 
@@ -198,5 +198,9 @@ def _named_weights(values: dict[str, Any], tree: Tree) -> list[Problem]:
             Problem(where=where, path=path, what=f"no set of weights '{name}'; there is {', '.join(near)}")
         ]
     tree_of_set, problems = _read(file)
-    data["domain_weights"] = tree_of_set.values.get("weights")
+    weights = tree_of_set.values.get("weights")
+    if not isinstance(weights, dict):
+        problems.append(Problem(where=str(file), path="weights", what="expected a mapping domain: weight"))
+        return problems
+    data["domain_weights"] = weights
     return problems

@@ -27,12 +27,18 @@ class Range:
     def __str__(self) -> str:
         if self.high is None:
             return f"{'>' if self.open_low else '>='} {self.low:g}"
+        if self.high == MOST:
+            return f">= {self.low or 0:g}, at most {self.high:g}"
         return f"between {self.low or 0:g} and {self.high:g}"
 
 
-Count = Annotated[int, Range(low=1)]
-CountOrZero = Annotated[int, Range(low=0)]
+MOST = 10**12
+"""Above any count that can be meant; products of a few such numbers still fit a float."""
+
+Count = Annotated[int, Range(low=1, high=MOST)]
+CountOrZero = Annotated[int, Range(low=0, high=MOST)]
 Positive = Annotated[float, Range(low=0, open_low=True)]
+Scale = Annotated[float, Range(low=1e-6, high=1e6)]
 NotNegative = Annotated[float, Range(low=0)]
 Share = Annotated[float, Range(low=0, high=1)]
 SeedNumber = Annotated[int, Range(low=0, high=2**32 - 1)]
@@ -77,7 +83,7 @@ class TrainSpec:
     """M: samples of one optimizer step, the batch that weights are computed over."""
     micro_batch: Count | None = None
     """Samples of one forward pass; null is the whole global batch. Weights stay exact over the batch M."""
-    sequence: Annotated[int, Range(low=2)]
+    sequence: Annotated[int, Range(low=2, high=MOST)]
     """Tokens of a sample."""
     clip_norm: Positive = 1.0
     """Global gradient norm above which gradients are scaled down."""
@@ -88,7 +94,7 @@ class TrainSpec:
     """A line of metrics.jsonl this often; the first and the last step always."""
     checkpoint_every_steps: Count = 1000
     """A checkpoint this often, and at the end."""
-    keep_checkpoints: Annotated[int, Range(low=1)] = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints kept; older ones are deleted after a newer one is complete."""
 
     @property
@@ -130,9 +136,9 @@ class ReweightingSpec:
 
     strategy: str = "uniform"
     """uniform, linupper, quadratic, extremes, linear, dro_kl or capped_softmax."""
-    r: Positive = 0.4
+    r: Scale = 0.4
     """Temperature after the warm-up; dro_kl's lambda. No effect with uniform."""
-    delta: Positive = 1.0
+    delta: Scale = 1.0
     """Half-width of the normalised losses."""
     warmup_steps: CountOrZero = 0
     """Steps before r takes effect."""

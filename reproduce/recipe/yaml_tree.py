@@ -15,6 +15,16 @@ from reproduce.errors import RecipeError
 Path = tuple[str, ...]
 
 MAX_RECIPE_BYTES = 1_000_000
+MAX_DIGITS = 300
+"""Longer whole numbers are refused: no setting needs them, and a float does not hold them."""
+
+TEXT_TAG = "tag:yaml.org,2002:str"
+PLAIN_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
+NUMBER = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +79,10 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^{WHOLE.pattern}$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
+    re.compile(f"^(?:{NUMBER.pattern})$"),
     list("-+0123456789."),
 )
 
@@ -114,6 +120,8 @@ def scalar(text: str) -> Any:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
+    except RecursionError:
+        raise ValueError(f"{text[:40]!r}... is not a single value") from None
     if node is None:
         return None
     if not isinstance(node, yaml.ScalarNode):
@@ -136,6 +144,9 @@ class _Reader:
             line = key_node.start_mark.line + 1
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
             here = (*path, key)
+            if key_node.tag != TEXT_TAG:
+                self._problem(line, here, "a key is a name; write it in quotes if it is meant as text")
+                continue
             if key in values:
                 first = self.lines[here]
                 self._problem(line, here, f"given twice (first on line {first}); keep one")
@@ -149,6 +160,9 @@ class _Reader:
             self._problem(node.start_mark.line + 1, path, "YAML aliases are not read; write the value out")
             return None
         self._seen.add(id(node))
+        if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN_COLLECTIONS:
+            self._problem(node.start_mark.line + 1, path, _unread_tag(node))
+            return None
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -169,15 +183,21 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     kind = node.tag.rsplit(":", 1)[-1]
     if kind == "null":
         return None
-    if kind == "bool":
+    if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if kind == "int":
+    if kind == "int" and WHOLE.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(text)} digits is not read")
         return int(text)
-    if kind == "float":
+    if kind == "float" and NUMBER.fullmatch(text):
         number = float(text.replace(".inf", "inf").replace(".nan", "nan").replace("_", ""))
         if not math.isfinite(number):
             raise ValueError(f"{text} is not a finite number")
         return number
     if kind == "str":
         return text
-    raise ValueError(f"the YAML tag {node.tag!r} is not read; write a plain value")
+    raise ValueError(_unread_tag(node))
+
+
+def _unread_tag(node: yaml.Node) -> str:
+    return f"the YAML tag {str(node.tag)[:80]!r} is not read here; write a plain value"

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_prep.files import sha256_file, sync_folder
-from reproduce.errors import ResumeError
+from data_prep.files import read_ordinary_file, sha256_file, sync_folder
+from reproduce.errors import ResumeError, StorageError
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
@@ -56,7 +56,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     """Write the checkpoint of a step, then delete all but the newest `keep`.
 
     Raises:
-        OSError: as the file system does; nothing is left behind and older checkpoints are untouched.
+        OSError, StorageError: nothing is left behind and older checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{TEMPORARY_PREFIX}{step}-{uuid.uuid4().hex}"
@@ -87,14 +87,14 @@ def damage(checkpoint: Checkpoint) -> str | None:
     """What is wrong with a checkpoint, naming the file; None where every digest agrees."""
     manifest = checkpoint.path / MANIFEST
     try:
-        document = json.loads(manifest.read_text(encoding="utf-8"))
+        document = json.loads(read_ordinary_file(manifest))
         files = {
             str(name): (int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in document["files"].items()
         }
         if document["format"] != FORMAT or document["step"] != checkpoint.step:
             return f"{manifest}: of another format or step"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{manifest}: unreadable ({type(error).__name__})"
     if set(files) != {MODEL, OPTIMIZER}:
         return f"{manifest}: lists other files than {MODEL} and {OPTIMIZER}"
@@ -169,7 +169,12 @@ def _empty_optimizer_tensors(parameters: dict[str, nn.Parameter]) -> dict[str, T
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # its own error for every failed write
+        raise StorageError(
+            f"cannot write {path}: {error}; free space, then run the same command again"
+        ) from None
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

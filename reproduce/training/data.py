@@ -1,11 +1,13 @@
 """The token store of a recipe: that it fits, the batches of every step, the fixed evaluation set."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.batches import Batches
 from data_prep.errors import DataError
+from data_prep.files import read_ordinary_file
 from data_prep.token_store import TokenStore
 from eval.perplexity import EvaluationSet, spread
 from reproduce.errors import RecipeError
@@ -43,23 +45,42 @@ def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
 
 def recorded_store(run: Path) -> Path | None:
     """The token store that a run was trained on, from its provenance.json; None where it is not recorded."""
-    try:
-        document = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    data = document.get("data") if isinstance(document, dict) else None
+    data = _recorded(run).get("data")
     return Path(data) if isinstance(data, str) else None
 
 
+def _recorded(run: Path) -> Mapping[str, Any]:
+    """provenance.json, or nothing where it cannot be read."""
+    try:
+        document = json.loads(read_ordinary_file(run / "provenance.json"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def check_tokenizer(store: TokenStore, run: Path) -> None:
+    """Refuse a store whose ids mean other text than those a run was trained on, whatever its name says.
+
+    Raises:
+        RecipeError: another vocabulary of the same name.
+    """
+    trained = _recorded(run).get("tokenizer_sha256")
+    if isinstance(trained, str) and trained != store.manifest.tokenizer.sha256:
+        raise RecipeError(
+            f"{store.path} was made with another tokenizer than {run} was trained on, though both are called "
+            f"{store.manifest.tokenizer.name}; use another --data"
+        )
+
+
 def verify_store(
-    store: TokenStore, recipe: Recipe, progress: Callable[[int, int], None] | None = None
+    store: TokenStore, splits: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Read the splits the run uses against their digests.
+    """Read some splits of a store, and its tokenizer, against their digests.
 
     Raises:
         DataError: naming the first damaged shard and the command that mends it.
     """
-    problems = store.verify(progress, splits=[recipe.data.train_split, recipe.data.eval_split])
+    problems = store.verify(progress, splits=splits)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0].path}: {problems[0].what}{more}; {problems[0].remedy}")

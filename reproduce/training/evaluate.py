@@ -11,6 +11,7 @@ from data_prep.errors import DataError
 from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
 from eval.results import Score, log_perplexity_score
 from reproduce.recipe import Recipe
+from reproduce.recipe.estimate import parameter_count
 from reproduce.training import checkpoint
 from reproduce.training.mesh import Mesh
 from reproduce.training.model import LanguageModel, build_network, load_network
@@ -34,13 +35,23 @@ class Losses:
 
 def evaluate_model(
     folder: Path,
+    recipe: Recipe,
     evaluation: EvaluationSet,
     mesh: Mesh,
-    batch: int,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, LogPerplexity]:
-    """Log-perplexity of an exported Hugging Face model folder."""
-    return _score(LanguageModel(load_network(folder)), evaluation, mesh, batch, advance)
+    """Log-perplexity of a run's exported Hugging Face model folder.
+
+    Raises:
+        DataError: the folder is damaged, or holds another model than the recipe's.
+    """
+    network = load_network(folder)
+    found, expected = sum(p.numel() for p in network.parameters()), parameter_count(recipe.model)
+    if found != expected:
+        raise DataError(
+            f"{folder}: holds {found:,} parameters and recipe.yaml describes {expected:,}; restore the folder"
+        )
+    return _score(LanguageModel(network), evaluation, mesh, recipe.evaluation.batch, advance)
 
 
 def evaluate_checkpoint(

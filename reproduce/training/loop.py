@@ -27,7 +27,7 @@ from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
 from reproduce.training.data import evaluation_set, open_store, training_batches, verify_store
 from reproduce.training.evaluate import Losses, as_scores
-from reproduce.training.mesh import Mesh, make_mesh
+from reproduce.training.mesh import Mesh, check_memory, make_mesh, named_memory_errors
 from reproduce.training.model import LanguageModel, build_network, export
 from reproduce.training.optimizer import build_optimizer, learning_rate
 from reproduce.training.provenance import provenance, versions
@@ -72,16 +72,18 @@ def run(recipe: Recipe, path: Path, data: Path | None, events: Events) -> Finish
         UserError: with the exit code of its kind; status.json says the same.
     """
     mesh = make_mesh(recipe.train.precision)
+    check_memory(recipe, mesh)
     store = open_store(recipe, data)
     with RunDir(path) as folder:
         batches = training_batches(store, recipe)
         evaluation = evaluation_set(store, recipe)
         identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-        folder.claim(recipe, provenance(mesh, identity, store.path))
+        folder.claim(recipe, provenance(mesh, identity, store))
         with folder.failures_recorded():
-            verify_store(store, recipe, events.verifying)
-            trainer = _Trainer(recipe, folder, store, batches, evaluation, mesh, events)
-            return trainer.run()
+            verify_store(store, [recipe.data.train_split, recipe.data.eval_split], events.verifying)
+            with named_memory_errors():
+                trainer = _Trainer(recipe, folder, store, batches, evaluation, mesh, events)
+                return trainer.run()
 
 
 class _Trainer:
@@ -129,7 +131,9 @@ class _Trainer:
                 code = self._events.stop()
                 if code is not None and step < steps:
                     return self._leave(step, code)
-        scores = scores or self._evaluate(steps)
+        if scores is None:
+            # Stopped between the last checkpoint and the model: its evaluation is in metrics.jsonl already.
+            scores = self._score()
         self._finish(scores)
         return Finished(step=steps, exit_code=ExitCode.DONE, scores=scores)
 
@@ -225,9 +229,12 @@ class _Trainer:
             f"the update was left out and the samples are in {crash}. Lower optimizer.lr or check the data"
         )
 
-    def _evaluate(self, step: int) -> dict[str, LogPerplexity]:
+    def _score(self) -> dict[str, LogPerplexity]:
         losses = Losses(self._model, self._mesh)
-        scores = log_perplexity(self._evaluation, losses, self._recipe.evaluation.batch)
+        return log_perplexity(self._evaluation, losses, self._recipe.evaluation.batch)
+
+    def _evaluate(self, step: int) -> dict[str, LogPerplexity]:
+        scores = self._score()
         self._folder.log(
             kind="eval",
             step=step,
@@ -261,9 +268,12 @@ class _Trainer:
         temporary = self._folder.path / ".tmp-model"
         shutil.rmtree(temporary, ignore_errors=True)
         tokenizer = self._store.path / "tokenizer.json"
-        export(self._model.network, temporary, tokenizer if tokenizer.is_file() else None)
-        shutil.rmtree(self._folder.model, ignore_errors=True)
-        temporary.rename(self._folder.model)
+        try:
+            export(self._model.network, temporary, tokenizer if tokenizer.is_file() else None)
+            shutil.rmtree(self._folder.model, ignore_errors=True)
+            temporary.rename(self._folder.model)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         steps = self._recipe.train.steps
         write_results(
             self._folder.results,

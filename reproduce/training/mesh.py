@@ -4,7 +4,8 @@ One process for now, on the CPU or one GPU.
 """
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.errors import UserError
+from data_prep.errors import StorageError, UserError
 from reproduce.errors import RecipeError
+from reproduce.recipe import Recipe
+from reproduce.recipe.estimate import ADAM_BYTES_A_PARAMETER, parameter_count
 
 Precision = Literal["fp32", "bf16"]
 
@@ -63,8 +66,8 @@ def make_mesh(precision: Literal["fp32", "bf16", "auto"]) -> Mesh:
         UserError: started by a launcher with several processes.
         RecipeError: bf16 asked for where the device only emulates it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if world != "1":
         raise UserError(f"started with WORLD_SIZE={world}, but training runs on one process; start it alone")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     has_bf16 = _has_bf16(device)
@@ -74,6 +77,39 @@ def make_mesh(precision: Literal["fp32", "bf16", "auto"]) -> Mesh:
         )
     use_bf16 = precision == "bf16" or (precision == "auto" and has_bf16 and device.type == "cuda")
     return Mesh(device=device, precision="bf16" if use_bf16 else "fp32")
+
+
+def check_memory(recipe: Recipe, mesh: Mesh) -> None:
+    """Refuse a model whose weights, gradients and optimizer state alone exceed the device's memory.
+
+    Raises:
+        StorageError: with both sizes. Activations come on top and are found out by running.
+    """
+    need = ADAM_BYTES_A_PARAMETER * parameter_count(recipe.model)
+    if mesh.device.type == "cuda":
+        have = torch.cuda.get_device_properties(mesh.device).total_memory
+    else:
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > have:
+        raise StorageError(
+            f"{recipe.name} needs at least {need / 1e9:,.1f} GB for weights, gradients and moments, and this "
+            f"{mesh.device.type} has {have / 1e9:,.1f} GB; choose a smaller model or a larger machine"
+        )
+
+
+@contextmanager
+def named_memory_errors() -> Iterator[None]:
+    """Turn a failed allocation, for which every library has its own error, into a StorageError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError that only its text tells from others.
+        named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not named and "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise StorageError(
+            "out of memory; lower train.micro_batch (weights stay exact), train.sequence or evaluation.batch"
+        ) from None
 
 
 def _has_bf16(device: torch.device) -> bool:

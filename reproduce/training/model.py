@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -18,10 +19,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from data_prep.errors import DataError, StorageError
 from reproduce.method import head_losses, sample_losses
 from reproduce.recipe import ModelSpec
 
 Head = Literal["late", "logits"]
+
+RETRAIN = "restore it, or delete it with status.json and run the same `reweight train` again"
 
 
 class LanguageModel(nn.Module):
@@ -89,18 +93,36 @@ def _llama(spec: ModelSpec, end_of_text: int) -> PreTrainedModel:
 
 
 def load_network(folder: Path) -> PreTrainedModel:
-    """An exported network in float32. Nothing is fetched and no code of the folder's is run."""
+    """An exported network in float32. Nothing is fetched and no code of the folder's is run.
+
+    Raises:
+        DataError: files that are missing, damaged, or do not hold every tensor of the network.
+    """
     logging.disable_progress_bar()
-    network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32
-    )
+    network: PreTrainedModel
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"{folder}: not a model that can be loaded ({why}); {RETRAIN}") from None
+    # Without this the library fills what is missing with random numbers and goes on.
+    wrong = [*report["missing_keys"], *report["mismatched_keys"], *report["unexpected_keys"]]
+    if wrong:
+        raise DataError(f"{folder}: missing, misshapen or foreign tensors: {str(wrong)[:200]}; {RETRAIN}")
     return network
 
 
 def export(network: PreTrainedModel, folder: Path, tokenizer_json: Path | None) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and the tokenizer if there is one."""
     logging.disable_progress_bar()  # progress is the caller's to show
-    network.save_pretrained(folder)
+    try:
+        network.save_pretrained(folder)
+    except SafetensorError as error:  # its own error for every failed write
+        raise StorageError(
+            f"cannot write {folder}: {error}; free space, then run the same command again"
+        ) from None
     if tokenizer_json is not None:
         from transformers import PreTrainedTokenizerFast
 

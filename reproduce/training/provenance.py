@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import reproduce
+from data_prep.token_store import TokenStore
 from reproduce.training.mesh import Mesh
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate")
@@ -28,19 +29,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(mesh: Mesh, identity: dict[str, str], data: Path) -> dict[str, Any]:
+def provenance(mesh: Mesh, identity: dict[str, str], store: TokenStore) -> dict[str, Any]:
     """Facts of this start.
 
     Args:
         mesh: where it runs.
         identity: what decides the result besides the recipe.
-        data: the token store's folder.
+        store: the data.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "identity": identity,
-        "data": str(data),
+        "data": str(store.path),
+        "tokenizer_sha256": store.manifest.tokenizer.sha256,
         "git": _git(),
         "versions": versions(),
         "hardware": _hardware(mesh),

@@ -3,23 +3,26 @@
 recipe.yaml  provenance.json  metrics.jsonl  status.json  checkpoints/  model/  results.json
 """
 
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from data_prep.files import atomic_file
-from reproduce.errors import ExitCode, ResumeError, StorageError
+from data_prep.files import TEMPORARY, atomic_file, read_ordinary_file, sha256_text, write_text_atomically
+from reproduce.errors import DataError, ExitCode, RecipeError, ResumeError, StorageError
 from reproduce.recipe import Recipe, load_recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
 
 COMPLETE = "complete"
+RECIPE_DIGEST = "recipe_sha256"
+"""Key of provenance.json: the digest of recipe.yaml as it was written."""
 
 
 class RunDir:
@@ -38,32 +41,40 @@ class RunDir:
     def status(self) -> Mapping[str, Any]:
         """status.json, or an empty mapping where there is none that can be read."""
         try:
-            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            status = json.loads(read_ordinary_file(self.path / "status.json"))
+        except (OSError, ValueError, RecursionError):
             return {}
         return status if isinstance(status, dict) else {}
 
     @property
     def complete(self) -> bool:
         """Whether the run reached its last step and exported its model."""
-        return self.status.get("state") == COMPLETE
+        made = self.results.is_file() and (self.model / "config.json").is_file()
+        return made and self.status.get("state") == COMPLETE
 
     def __enter__(self) -> "RunDir":
         """Make the folder and take its lock.
 
         Raises:
-            StorageError: another process trains in it.
+            StorageError: it is no folder, or another process trains in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StorageError(f"{self.path} is not a folder; choose another --out") from None
         holder = self.path / ".lock.holder"
         try:
             self._lock.acquire()
         except Timeout:
-            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise StorageError(
-                f"{self.path} is in use by {who}; wait for it or choose another --out"
+                f"{self.path} is in use by {_text_of(holder) or 'another process'}; "
+                "wait for it or choose another --out"
             ) from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        with suppress(OSError):  # only says who; a full disk will be said by what matters
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        for pattern in (f"*{TEMPORARY}", ".results.json.*"):  # of a process that was killed
+            for path in self.path.glob(pattern):
+                path.unlink()
         return self
 
     def __exit__(
@@ -71,7 +82,9 @@ class RunDir:
     ) -> None:
         """Close the metrics and give the lock back."""
         if self._metrics is not None:
-            self._metrics.close()
+            # What a full disk refused to take was reported by `log`; closing tries it once more.
+            with suppress(OSError):
+                self._metrics.close()
         (self.path / ".lock.holder").unlink(missing_ok=True)
         self._lock.release()
 
@@ -90,22 +103,26 @@ class RunDir:
         if not own.exists():
             if self.results.exists() or self.checkpoints.exists():
                 raise ResumeError(f"{self.path} holds a run without recipe.yaml; choose another --out")
-            write_json(origin, provenance)
-            with atomic_file(own) as file:  # last: it is what makes the folder this recipe's
-                file.write(recipe_as_yaml(recipe).encode())
+            text = recipe_as_yaml(recipe)
+            write_json(origin, {**provenance, RECIPE_DIGEST: sha256_text(text)})
+            write_text_atomically(own, text)  # last: it is what makes the folder this recipe's
             return
         try:
-            first = json.loads(origin.read_text(encoding="utf-8"))
+            first = json.loads(read_ordinary_file(origin))
             identity = dict(first["identity"])
-        except (OSError, ValueError, KeyError, TypeError):
+            restarts = list(first.get("restarts", []))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ResumeError(f"{origin} cannot be read; restore it or choose another --out") from None
         self.check_recipe(recipe)
         self._refuse(_differences(identity, provenance["identity"]))
-        write_json(origin, {**first, "restarts": [*first.get("restarts", []), dict(provenance)]})
+        write_json(origin, {**first, "restarts": [*restarts, dict(provenance)]})
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a folder whose recipe.yaml is not this recipe (ResumeError)."""
-        before = load_recipe(str(self.path / "recipe.yaml"))
+        """Refuse a folder whose recipe.yaml is not this recipe, or is damaged (ResumeError)."""
+        try:
+            before = recorded_recipe(self.path)
+        except DataError as error:
+            raise ResumeError(f"{error} or choose another --out") from None
         self._refuse(_differences(recipe_as_dict(before), recipe_as_dict(recipe)))
 
     def _refuse(self, differences: Iterator[tuple[str, Any, Any]]) -> None:
@@ -123,42 +140,81 @@ class RunDir:
             return
         try:
             kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ResumeError(f"{path} has a damaged line; restore it or choose another --out") from None
         with atomic_file(path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
 
     def log(self, **fields: Any) -> None:
         """Append one line to metrics.jsonl. NaN is refused: it would not be JSON."""
+        path = self.path / "metrics.jsonl"
         if self._metrics is None:
-            self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-        self._metrics.write(json.dumps(fields, allow_nan=False) + "\n")
-        self._metrics.flush()
+            self._metrics = path.open("a", encoding="utf-8")
+        try:
+            self._metrics.write(json.dumps(fields, allow_nan=False) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
     def set_status(self, state: str, exit_code: int, step: int, reason: str = "") -> None:
         """Write status.json: what launchers and schedulers read, since they flatten exit codes."""
-        status = {"state": state, "exit_code": int(exit_code), "step": step, "reason": reason}
-        write_json(self.path / "status.json", status)
+        write_json(self.path / "status.json", _status(state, exit_code, step, reason))
 
     @contextmanager
     def failures_recorded(self) -> Iterator[None]:
         """Write status.json `failed` with the exit code when the block raises."""
         try:
             yield
+        except SystemExit as stop:  # the second signal
+            self._record_failure(int(stop.code or 0), "stopped at once; run the same command again")
+            raise
         except Exception as error:
-            code = getattr(
-                error, "exit_code", ExitCode.STORAGE if isinstance(error, OSError) else ExitCode.BUG
-            )
+            storage = isinstance(error, (OSError, MemoryError))
+            code = getattr(error, "exit_code", ExitCode.STORAGE if storage else ExitCode.BUG)
             self._record_failure(int(code), str(error))
             raise
 
     def _record_failure(self, code: int, reason: str) -> None:
-        step = int(self.status.get("step", 0))
+        before = self.status.get("step")
+        step = before if isinstance(before, int) else 0
+        status = _status("failed", code, step, reason.splitlines()[0] if reason else "")
+        path = self.path / "status.json"
         try:
-            self.set_status("failed", code, step, reason.splitlines()[0] if reason else "")
-        except OSError:
-            # The disk that failed the run may refuse this as well; the error itself is still on its way.
-            return
+            write_json(path, status)
+        except (OSError, StorageError):
+            # The full disk that failed the run refuses a new file too, but not the bytes it already holds.
+            # If even that fails, the error itself is still on its way.
+            with suppress(OSError), path.open("r+b") as file:
+                file.write(json.dumps(status, indent=2).encode())
+                file.truncate()
+
+
+def _status(state: str, exit_code: int, step: int, reason: str) -> dict[str, Any]:
+    return {"state": state, "exit_code": int(exit_code), "step": step, "reason": reason}
+
+
+def recorded_recipe(run: Path) -> Recipe:
+    """The recipe that a run folder was made for.
+
+    Raises:
+        DataError: recipe.yaml is missing, damaged, or not what the run wrote; say where to get it back.
+    """
+    own = run / "recipe.yaml"
+    try:
+        text = read_ordinary_file(own)
+        recipe = load_recipe(str(own))
+    except OSError as error:
+        raise DataError(f"{own}: cannot be read ({error.strerror}); restore it") from None
+    except RecipeError as error:
+        raise DataError(f"{own}: damaged ({' '.join(error.lines)[:300]}); restore it") from None
+    try:
+        digest = json.loads(read_ordinary_file(run / "provenance.json"))[RECIPE_DIGEST]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return recipe  # nothing to hold it against
+    if digest != hashlib.sha256(text).hexdigest():
+        raise DataError(f"{own}: changed since the run wrote it, its sha256 differs; restore it")
+    return recipe
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -168,10 +224,16 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield line.rstrip("\n")
+    *whole, _ = read_ordinary_file(path).decode("utf-8").split("\n")
+    yield from whole
+
+
+def _text_of(path: Path) -> str:
+    """A small text, or nothing where it is gone or unreadable."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:
+        return ""
 
 
 def _short(value: Any) -> str:
