@@ -45,8 +45,8 @@ class LogPerplexity:
 
     value: float
     """Nats a token."""
-    stderr: float
-    """Standard error over windows, nats; for the mean, over each domain's windows."""
+    stderr: float | None
+    """Standard error over windows, nats; the mean takes each domain's. None: one window has none."""
     n: int
     """Windows."""
 
@@ -82,14 +82,18 @@ def log_perplexity(
     domains = list(scores.values())
     scores[MEAN] = LogPerplexity(
         value=sum(s.value for s in domains) / len(domains),
-        stderr=math.sqrt(sum(s.stderr**2 for s in domains)) / len(domains),
+        stderr=_stderr_of_mean([s.stderr for s in domains]),
         n=sum(s.n for s in domains),
     )
     return scores
 
 
+def _stderr_of_mean(stderrs: list[float | None]) -> float | None:
+    known = [s for s in stderrs if s is not None]
+    return math.sqrt(sum(s**2 for s in known)) / len(known) if len(known) == len(stderrs) else None
+
+
 def _summary(losses: NDArray[np.float64]) -> LogPerplexity:
     n = len(losses)
-    # One window has no spread to estimate an error from; infinity would not survive JSON.
-    stderr = float(losses.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    stderr = float(losses.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     return LogPerplexity(value=float(losses.mean()), stderr=stderr, n=n)

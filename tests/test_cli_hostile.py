@@ -211,19 +211,18 @@ def test_killed_at_thirty_random_moments_a_run_ends_as_if_never_stopped(
 ) -> None:
     command = [*COMMAND, "train", "--recipe", str(recipe_path), "--data", str(store_path), "--out"]
     whole = tmp_path / "whole"
-    started = time.monotonic()
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
-    seconds = time.monotonic() - started
     rng, kills, number = random.Random(0), 0, 0
     while kills < 30:
         out = tmp_path / str(number)
         number += 1
         for _ in range(4):
-            # The imports take most of the time; what matters comes after them.
             process = subprocess.Popen(
                 [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            time.sleep(rng.uniform(0.6, 1.0) * seconds)
+            # Anywhere from the start to after the last line, and a little on into what follows it.
+            wait_for_lines(process, out / "metrics.jsonl", rng.randrange(len(rows(whole)) + 1))
+            time.sleep(rng.uniform(0, 0.1))
             kills += process.poll() is None
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -232,3 +231,8 @@ def test_killed_at_thirty_random_moments_a_run_ends_as_if_never_stopped(
         model = Path("model") / "model.safetensors"
         assert (out / model).read_bytes() == (whole / model).read_bytes()
         assert [p for p in out.rglob("*") if "tmp" in p.name] == []
+
+
+def wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) -> None:
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.002)

@@ -28,6 +28,12 @@ def test_values_by_hand() -> None:
     assert told == [2, 3, 5]
 
 
+def test_one_window_has_no_standard_error() -> None:
+    windows = {"a": np.array([[1, 1]], dtype=np.int32), "b": np.array([[4, 4], [8, 8]], dtype=np.int32)}
+    scores = log_perplexity(EvaluationSet(windows=windows), lambda t: t[:, 0].astype(np.float32), 2)
+    assert (scores["a"].stderr, scores["b"].stderr, scores["mean"].stderr) == (None, 2.0, None)
+
+
 def test_digest_depends_on_tokens_domains_and_shape_only() -> None:
     a = np.arange(6, dtype=np.int32).reshape(2, 3)
     base = EvaluationSet(windows={"x": a, "y": a}).sha256

@@ -432,3 +432,19 @@ def test_a_second_signal_is_recorded(recipe_path: Path, store_path: Path, tmp_pa
         run(load_recipe(str(recipe_path)), tmp_path / "r", store_path, events)
     status = json.loads((tmp_path / "r" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 130)
+
+
+def test_another_number_of_threads_is_said_on_resume(
+    recipe_path: Path, store_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    train(recipe_path, out, store_path, stop_after=3)
+    path = out / "provenance.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "threads": facts["threads"] + 1}), encoding="utf-8")
+    said: list[str] = []
+    run(
+        load_recipe(str(recipe_path)), out, store_path, Events(warn=said.append, advance=lambda s, line: None)
+    )
+    assert len(said) == 1
+    assert f"begun with {facts['threads'] + 1} threads" in said[0]

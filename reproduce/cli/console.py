@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,8 @@ from reproduce.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from eval.perplexity import LogPerplexity
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +96,15 @@ def print_rich(renderable: object) -> None:
         console.print(renderable)
     # Not by rich itself: where the reader has left, it ends the process with code 1.
     click.echo(shown.get(), nl=False)
+
+
+def print_log_perplexity(title: str, scores: "Mapping[str, LogPerplexity]") -> None:
+    """Print log-perplexity by domain and `mean`, in nats with standard errors."""
+    rows = [
+        (name, f"{s.value:.4f}", "-" if s.stderr is None else f"{s.stderr:.4f}", s.n)
+        for name, s in scores.items()
+    ]
+    print_table(title, ("domain", "nats", "std. error", "windows"), rows)
 
 
 class Progress:

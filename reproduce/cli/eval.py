@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reproduce.cli.console import UserPath, emit_json, json_option, note, print_table, progress
+from reproduce.cli.console import UserPath, emit_json, json_option, note, print_log_perplexity, progress
 from reproduce.errors import DataError, ExitCode
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def _evaluate(
             }
         )
         if not as_json:
-            rows = [(name, f"{s.value:.4f}", f"{s.stderr:.4f}", s.n) for name, s in scores.items()]
-            print_table(
-                f"{run}, step {step}: log-perplexity", ("domain", "nats", "std. error", "windows"), rows
-            )
+            print_log_perplexity(f"{run}, step {step}: log-perplexity", scores)
     return entries
 
 

@@ -16,6 +16,7 @@ from reproduce.cli.console import (
     emit_json,
     json_option,
     note,
+    print_log_perplexity,
     print_table,
     progress,
     quantity,
@@ -104,8 +105,7 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, as_json: bool) -> in
             }
         )
     elif finished.scores is not None:
-        rows = [(name, f"{s.value:.4f}", f"{s.stderr:.4f}", s.n) for name, s in finished.scores.items()]
-        print_table(f"{path}: log-perplexity", ("domain", "nats", "std. error", "windows"), rows)
+        print_log_perplexity(f"{path}: log-perplexity", finished.scores)
     else:
         note(f"stopped after step {finished.step} of {steps}; run the same command again to continue")
     return finished.exit_code

@@ -78,7 +78,13 @@ def run(recipe: Recipe, path: Path, data: Path | None, events: Events) -> Finish
         batches = training_batches(store, recipe)
         evaluation = evaluation_set(store, recipe)
         identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-        folder.claim(recipe, provenance(mesh, identity, store))
+        now = provenance(mesh, identity, store)
+        first = folder.claim(recipe, now)
+        if first.get("threads") != now["threads"]:
+            events.warn(
+                f"begun with {first.get('threads')} threads, continued with {now['threads']}: losses may "
+                "differ in their last bits; set OMP_NUM_THREADS for the same ones"
+            )
         with folder.failures_recorded():
             verify_store(store, [recipe.data.train_split, recipe.data.eval_split], events.verifying)
             with named_memory_errors():

@@ -88,8 +88,10 @@ class RunDir:
         (self.path / ".lock.holder").unlink(missing_ok=True)
         self._lock.release()
 
-    def claim(self, recipe: Recipe, provenance: Mapping[str, Any]) -> None:
+    def claim(self, recipe: Recipe, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make the folder this recipe's before step 1, or check that it already is.
+
+        Returns the facts of the folder's first start, which may be this one.
 
         Args:
             recipe: what is about to run.
@@ -106,9 +108,9 @@ class RunDir:
             text = recipe_as_yaml(recipe)
             write_json(origin, {**provenance, RECIPE_DIGEST: sha256_text(text)})
             write_text_atomically(own, text)  # last: it is what makes the folder this recipe's
-            return
+            return provenance
         try:
-            first = json.loads(read_ordinary_file(origin))
+            first: dict[str, Any] = json.loads(read_ordinary_file(origin))
             identity = dict(first["identity"])
             restarts = list(first.get("restarts", []))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -116,6 +118,7 @@ class RunDir:
         self.check_recipe(recipe)
         self._refuse(_differences(identity, provenance["identity"]))
         write_json(origin, {**first, "restarts": [*restarts, dict(provenance)]})
+        return first
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuse a folder whose recipe.yaml is not this recipe, or is damaged (ResumeError)."""
