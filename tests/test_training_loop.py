@@ -256,6 +256,23 @@ def test_non_finite_loss_stops_with_a_crash_record(
     assert json.loads((out / "status.json").read_text())["exit_code"] == 6
 
 
+def test_an_interrupt_without_a_handler_is_recorded(
+    recipe_path: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the demo's worker processes, where Ctrl-C raises in the middle of a step."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reproduce.training.loop.train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe_path, tmp_path / "r", store_path)
+    status = json.loads((tmp_path / "r" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 130)
+    assert train(recipe_path, tmp_path / "r", store_path) == 0
+
+
 def test_a_store_that_does_not_fit_is_refused(
     recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli
 ) -> None:

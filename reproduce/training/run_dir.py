@@ -169,8 +169,9 @@ class RunDir:
         """Write status.json `failed` with the exit code when the block raises."""
         try:
             yield
-        except SystemExit as stop:  # the second signal
-            self._record_failure(int(stop.code or 0), "stopped at once; run the same command again")
+        except (SystemExit, KeyboardInterrupt) as stop:  # the second signal, or no handler in this process
+            code = stop.code if isinstance(stop, SystemExit) else ExitCode.INTERRUPTED
+            self._record_failure(int(code or 0), "stopped at once; run the same command again")
             raise
         except Exception as error:
             storage = isinstance(error, (OSError, MemoryError))
