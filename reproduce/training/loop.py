@@ -5,7 +5,6 @@ checkpoint.py's; printing is the caller's, through `Events`.
 """
 
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from reproduce.errors import ExitCode, NonFiniteError
 from reproduce.method import SampleReweighter, weight_statistics
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
+from reproduce.training.clock import Clock
 from reproduce.training.data import evaluation_set, open_store, training_batches, verify_store
 from reproduce.training.evaluate import Losses, as_scores
 from reproduce.training.mesh import Mesh, check_memory, make_mesh, named_memory_errors
@@ -121,7 +121,7 @@ class _Trainer:
             clip_norm=recipe.train.clip_norm,
         )
         self._broken = torch.zeros((), device=mesh.device)
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def run(self) -> Finished:
         done = self._restore()
@@ -293,29 +293,3 @@ class _Trainer:
             ),
         )
         self._folder.set_status(COMPLETE, ExitCode.DONE, steps)
-
-
-class _Clock:
-    """Tokens a second over the steps since the last reading, evaluations and saves left out."""
-
-    def __init__(self) -> None:
-        self._tokens, self._seconds, self._since = 0, 0.0, time.perf_counter()
-
-    def step(self, tokens: int) -> None:
-        """A step of this many tokens has ended."""
-        now = time.perf_counter()
-        self._tokens, self._seconds, self._since = (
-            self._tokens + tokens,
-            self._seconds + now - self._since,
-            now,
-        )
-
-    def skip(self) -> None:
-        """What happened since the last step was no step."""
-        self._since = time.perf_counter()
-
-    def tokens_per_s(self) -> float:
-        """The rate, and start anew."""
-        rate = self._tokens / self._seconds if self._seconds else 0.0
-        self._tokens, self._seconds = 0, 0.0
-        return rate
