@@ -18,9 +18,9 @@ ADAM = OptimizerSpec(lr=1e-2, end_lr=1e-3, warmup_steps=2)
 
 
 def one_step(
-    strategy: str, micro_batch: int, *, dropout: float = 0.0, tokens: torch.Tensor, head: str = "late"
+    strategy: str, micro_batch: int, *, dropout: float = 0.0, tokens: torch.Tensor
 ) -> tuple[LanguageModel, StepOutcome]:
-    model = LanguageModel(build_network(replace(SPEC, dropout=dropout), seed=3, end_of_text=39), head)  # type: ignore[arg-type]
+    model = LanguageModel(build_network(replace(SPEC, dropout=dropout), seed=3, end_of_text=39))
     model.train()
     outcome = train_step(
         model,
@@ -110,12 +110,6 @@ def test_uniform_takes_one_forward_a_micro_batch(tokens: torch.Tensor) -> None:
         calls = 0
         one_step("linupper", 2, tokens=tokens)
         assert calls == 4 + 3
-
-
-def test_late_head_and_logits_train_alike(tokens: torch.Tensor) -> None:
-    late, logits = (one_step("linupper", 8, tokens=tokens, head=h)[0] for h in ("late", "logits"))
-    for name, gradient in gradients(logits).items():
-        assert torch.allclose(gradients(late)[name], gradient, atol=1e-6), name
 
 
 def test_a_number_that_is_not_finite_changes_nothing(tokens: torch.Tensor) -> None:

@@ -4,7 +4,6 @@ Shapes: B samples, T tokens, V vocabulary, D width.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +19,8 @@ from transformers import (
 from transformers.utils import logging
 
 from data_prep.errors import DataError, StorageError
-from reproduce.method import head_losses, sample_losses
+from reproduce.method import head_losses
 from reproduce.recipe import ModelSpec
-
-Head = Literal["late", "logits"]
 
 RETRAIN = "restore it, or delete it with status.json and run the same `reweight train` again"
 
@@ -31,16 +28,13 @@ RETRAIN = "restore it, or delete it with status.json and run the same `reweight 
 class LanguageModel(nn.Module):
     """Token ids in, per-sample losses out."""
 
-    def __init__(self, network: PreTrainedModel, head: Head = "late") -> None:
-        """`head` late: the loss straight from the hidden states, `logits`: by way of logits in float32."""
+    def __init__(self, network: PreTrainedModel) -> None:
+        """`network` is any Hugging Face causal model whose head is one matrix without a bias."""
         super().__init__()
         self.network = network
-        self._head = head
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Losses (B,) float32, nats a token, of sequences of token ids (B, T)."""
-        if self._head == "logits":
-            return sample_losses(self.network(input_ids=tokens_BT, use_cache=False).logits, tokens_BT)
         hidden_BTD = self.network.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
         return head_losses(hidden_BTD, self.network.get_output_embeddings().weight, tokens_BT)
 
