@@ -148,7 +148,7 @@ def _dry_run(recipe: "Recipe", data: Path | None, path: Path, as_json: bool) -> 
         "tokens": cost.tokens,
         "steps": cost.steps,
         "global_batch": recipe.train.global_batch,
-        "micro_batches": recipe.micro_batches,
+        "micro_batches": recipe.micro_batches(),
         "flops": cost.flops,
         "memory_bytes": cost.memory_bytes,
         "disk_bytes": cost.disk_bytes,

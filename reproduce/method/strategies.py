@@ -61,6 +61,11 @@ def extremes_score(h_M: Tensor, delta: float) -> Tensor:
     return h_M.abs()
 
 
+def readme_uniform_score(h_M: Tensor, delta: float) -> Tensor:
+    """f(h) = h: what the released README calls uniform; Eq. 4 then makes it a normalised DRO-KL."""
+    return h_M
+
+
 def linear_score(h_M: Tensor, delta: float) -> Tensor:
     """f(h) = (h + delta)/2: uncapped; `upper` in the released GPT-2 code, in none of the paper's tables."""
     return (h_M + delta) / 2.0
@@ -72,6 +77,7 @@ SCORES: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "quadratic": quadratic_score,
     "extremes": extremes_score,
     "linear": linear_score,
+    "readme_uniform": readme_uniform_score,
 }
 """Strategy -> f(h), a function of normalised losses (M,) and delta."""
 

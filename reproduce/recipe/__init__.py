@@ -6,20 +6,24 @@ cost: estimate.py.
 
 from reproduce.recipe.loader import find_recipe, load_recipe, recipe_as_yaml, shipped_recipes
 from reproduce.recipe.schema import (
+    CompatibilitySpec,
     EvaluationSpec,
     ModelSpec,
     OptimizerSpec,
     PaperSpec,
+    ParallelSpec,
     Recipe,
     ReweightingSpec,
     TrainSpec,
 )
 
 __all__ = [
+    "CompatibilitySpec",
     "EvaluationSpec",
     "ModelSpec",
     "OptimizerSpec",
     "PaperSpec",
+    "ParallelSpec",
     "Recipe",
     "ReweightingSpec",
     "TrainSpec",

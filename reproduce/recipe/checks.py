@@ -21,6 +21,7 @@ STRATEGY_NAMES: tuple[str, ...] = (
     "linear",
     "dro_kl",
     "capped_softmax",
+    "readme_uniform",
 )
 """Keys of reproduce.method.STRATEGIES, which needs torch and so cannot be imported here; a test compares."""
 
@@ -108,6 +109,35 @@ def _strategy(recipe: Recipe) -> Iterator[Found]:
         yield path, f"with train.global_batch 2 '{name}' is exactly uniform; use a larger global batch"
 
 
+def _scope(recipe: Recipe) -> Iterator[Found]:
+    reweighting, path = recipe.reweighting, "reweighting.scope"
+    if reweighting.scope == "lagged" and reweighting.strategy == "capped_softmax":
+        yield path, "capped_softmax needs every loss of the batch at once; use scope global"
+    if reweighting.scope == "lagged" and recipe.train.nonfinite == "drop_sample":
+        yield "train.nonfinite", "drop_sample needs the losses before the backward pass; use scope global"
+
+
+def _compatibility(recipe: Recipe) -> Iterator[Found]:
+    samples, path = recipe.compatibility.first_node_weights, "compatibility.first_node_weights"
+    if samples is not None and recipe.train.global_batch % samples:
+        yield path, f"{samples} samples a node do not divide global_batch {recipe.train.global_batch}"
+    if samples is not None and recipe.reweighting.scope != "global":
+        yield path, "the released Llama code weighs the whole step; use reweighting.scope global"
+    if samples is not None and recipe.reweighting.strategy == "uniform":
+        yield path, "uniform weights are the same on every node; use another strategy or leave it out"
+    if recipe.compatibility.bf16_losses and recipe.parallel.head != "late":
+        yield "compatibility.bf16_losses", "is a head of its own; leave parallel.head out"
+
+
+def _parallel(recipe: Recipe) -> Iterator[Found]:
+    parallel = recipe.parallel
+    if parallel.shard_ranks is not None and parallel.sharding != "hybrid":
+        yield (
+            "parallel.shard_ranks",
+            f"only sharding hybrid has groups, and parallel.sharding is {parallel.sharding}; leave it out",
+        )
+
+
 def _schedule(recipe: Recipe) -> Iterator[Found]:
     steps, optimizer, reweighting = recipe.train.steps, recipe.optimizer, recipe.reweighting
     if optimizer.warmup_steps >= steps:
@@ -172,4 +202,7 @@ RULES: tuple[Callable[[Recipe], Iterator[Found]], ...] = (
     _batch,
     _schedule,
     _strategy,
+    _scope,
+    _compatibility,
+    _parallel,
 )

@@ -68,7 +68,7 @@ def estimate(recipe: Recipe, precision: str) -> Estimate:
     activations = ACTIVATION_BYTES[precision] * rows * model.width * model.layers
     logits = rows * model.vocab * (2 if precision == "bf16" else 4)
     half_weights = 2 * parameters if precision == "bf16" else 0
-    scored = (recipe.micro_batches - 1) / recipe.micro_batches
+    scored = (recipe.micro_batches() - 1) / recipe.micro_batches()
     extra = scored / 3 if recipe.reweighting.strategy != "uniform" else 0.0
     lines = train.steps // train.log_every_steps * 700
     return Estimate(

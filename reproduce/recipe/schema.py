@@ -82,7 +82,7 @@ class TrainSpec:
     global_batch: Count
     """M: samples of one optimizer step, the batch that weights are computed over."""
     micro_batch: Count | None = None
-    """Samples of one forward pass; null is the whole global batch. Weights stay exact over the batch M."""
+    """Samples of one forward pass on one rank; null is the rank's whole share of the global batch."""
     sequence: Annotated[int, Range(low=2, high=MOST)]
     """Tokens of a sample."""
     clip_norm: Positive = 1.0
@@ -96,6 +96,11 @@ class TrainSpec:
     """A checkpoint this often, and at the end."""
     keep_checkpoints: Count = 2
     """Newest checkpoints kept; older ones are deleted after a newer one is complete."""
+    checkpoint_async: bool = False
+    """Write checkpoints beside the following steps, from a copy in host memory."""
+    nonfinite: Literal["halt", "drop_sample"] = "halt"
+    """A loss that is not finite: halt; or drop_sample: weight 0 and the sample on record, halt after three
+    such steps in a row."""
 
     @property
     def tokens_a_step(self) -> int:
@@ -145,6 +150,46 @@ class ReweightingSpec:
     warmup: Literal["uniform", "large_r"] = "large_r"
     """Weights during the warm-up: exactly uniform (released GPT-2 code) or r = 100 (paper; released Llama
     code)."""
+    scope: Literal["global", "micro", "lagged"] = "global"
+    """What a sample is weighed against. global: the whole optimizer step, all ranks and micro-batches, exact;
+    every micro-batch but the last is run forward twice. micro: one micro-batch of all ranks, one pass
+    (released code). lagged: one pass, losses normalised by the range of the step before; an approximation
+    of global, whose error is logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompatibilitySpec:
+    """Defects of the released code, each off unless named: to measure what they did to published numbers."""
+
+    first_node_weights: Count | None = None
+    """Samples of one node, e.g. 16 for 8 GPUs x 2; every node's samples then get the weights of node 0's (the
+    released Llama code indexes the gathered weights by the local rank). Works on any number of ranks."""
+    bf16_losses: bool = False
+    """Form token losses and their means in bfloat16 from bfloat16 logits (released Llama code)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSpec:
+    """How ranks share the work: decides speed and memory, not what is computed. A resume may change it."""
+
+    sharding: Literal["none", "full", "hybrid"] = "none"
+    """none: every rank holds the model (DDP). full: parameters, gradients and moments are split over all
+    ranks (FSDP2). hybrid: split within groups of `shard_ranks`, copied between them."""
+    shard_ranks: Count | None = None
+    """hybrid: ranks that share one copy of the model; null is the ranks of a node."""
+    recompute: Literal["none", "blocks"] = "none"
+    """blocks: keep only each block's input for the backward pass (activation checkpointing)."""
+    compile: bool = False
+    """Compile each block with torch.compile: a minute at the start, then 10% or more faster on a GPU."""
+    head: Literal["late", "chunked", "linear_cross_entropy", "liger"] = "late"
+    """How per-sample losses come from hidden states. late: three matrix products and one buffer of rows x
+    vocabulary. The others recompute logits in the backward pass, for memory: chunked is plain torch."""
+    start_timeout_s: Count = 300
+    """Seconds to wait for all ranks at the start."""
+    step_timeout_s: Count = 120
+    """Seconds to wait for another rank within a step before it counts as lost."""
+    check_replicas_every_steps: Count = 1000
+    """Compare the parameters of ranks that hold the same ones this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +229,12 @@ class Recipe:
     train: TrainSpec
     optimizer: OptimizerSpec
     reweighting: ReweightingSpec = field(default_factory=ReweightingSpec)
+    compatibility: CompatibilitySpec = field(default_factory=CompatibilitySpec)
+    parallel: ParallelSpec = field(default_factory=ParallelSpec)
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
 
-    @property
-    def micro_batches(self) -> int:
-        """Forward passes of one optimizer step."""
-        return self.train.global_batch // (self.train.micro_batch or self.train.global_batch)
+    def micro_batches(self, world: int = 1) -> int:
+        """Forward passes of one optimizer step on one of `world` ranks; the same on each."""
+        share = -(-self.train.global_batch // world)
+        return -(-share // (self.train.micro_batch or share))
