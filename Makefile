@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-cluster lint format bench clean
 
 demo: $(READY)
 	$(BIN)/reweight demo
@@ -16,6 +16,10 @@ test: $(READY)
 # Minutes to an hour: kill sweeps and reduced-scale training runs.
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# Ranks started by torchrun, accelerate, two network namespaces, Slurm: docs/cluster.md. Parts of it need root.
+test-cluster: $(READY)
+	$(BIN)/pytest -m cluster -rs
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,8 @@ __all__ = [
     "ExitCode",
     "HubError",
     "NonFiniteError",
+    "PeerFailedError",
+    "RankError",
     "RecipeError",
     "ResumeError",
     "StorageError",
@@ -60,6 +62,21 @@ class RecipeError(UserError):
     def __reduce__(self) -> tuple[type["RecipeError"], tuple[str, tuple[str, ...]]]:
         """Carry every line from a worker process."""
         return (type(self), (self.lines[0], self.lines[1:]))
+
+
+class RankError(UserError):
+    """Ranks disagree about what must be the same on all, or one of them was lost."""
+
+    exit_code = ExitCode.RANKS_DISAGREE
+
+
+class PeerFailedError(UserError):
+    """Another rank failed, and said why; this one stops with it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """`exit_code` is the other rank's."""
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class NonFiniteError(UserError):

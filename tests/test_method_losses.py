@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from device_watch import large_buffers
 
 from reproduce.method import head_losses, sample_losses
+from reproduce.method.losses import _aligned, _fused, _gradient_in_place, _LateHead, _losses
 
 
 def test_sample_losses_by_hand() -> None:
@@ -44,6 +46,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         sample_losses(torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="hidden"):
         head_losses(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"weight must be \(V, D\)"):
+        head_losses(torch.zeros(2, 3, 5), torch.zeros(4, 3), torch.zeros(2, 3, dtype=torch.long))
 
 
 @pytest.mark.parametrize("rows", [6, 400])  # below and across the chunk of 512 rows
@@ -100,3 +104,108 @@ def test_bf16_head_keeps_float32_losses_and_gradients_close() -> None:
     # bf16 keeps 8 bits: relative errors of a few times 2^-8.
     error = (half.grad.float() - exact.grad).norm() / exact.grad.norm()
     assert error < 0.01
+
+
+def test_under_autocast_products_are_bf16_and_losses_and_gradients_float32() -> None:
+    generator = torch.Generator().manual_seed(4)
+    hidden = torch.randn(4, 20, 32, generator=generator, requires_grad=True)
+    weight = (torch.randn(50, 32, generator=generator) * 0.2).requires_grad_()
+    labels = torch.randint(0, 50, (4, 20), generator=generator)
+    sample = torch.tensor([0.0, 0.6, 0.3, 5.0])
+    (sample * head_losses(hidden, weight, labels)).sum().backward()
+    exact = hidden.grad, weight.grad
+    hidden.grad = weight.grad = None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = head_losses(hidden, weight, labels)
+    assert losses.dtype == torch.float32
+    (sample * losses).sum().backward()
+    rounded = head_losses(hidden.bfloat16(), weight.bfloat16(), labels)
+    assert torch.equal(losses, rounded)
+    for ours, theirs in zip((hidden.grad, weight.grad), exact, strict=True):
+        assert ours.dtype == torch.float32
+        assert 1e-4 < (ours - theirs).norm() / theirs.norm() < 0.01
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_one_buffer_of_rows_times_vocabulary_and_no_synchronisation(tied: bool, dtype: torch.dtype) -> None:
+    """Forward and backward, with the embedding's own gradient where the matrix is tied."""
+    generator = torch.Generator().manual_seed(5)
+    table = torch.randn(900, 8, generator=generator, requires_grad=True)
+    head = table if tied else table.detach().clone().requires_grad_()
+    labels = torch.randint(0, 900, (4, 300), generator=generator)
+    sample = torch.rand(4, generator=generator)
+
+    def step() -> None:
+        hidden = torch.nn.functional.embedding(labels, table).to(dtype)
+        (sample * head_losses(hidden, head, labels)).sum().backward()
+
+    assert large_buffers(step, large_bytes=4 * 299 * 900 * dtype.itemsize) == 1
+    assert table.grad is not None
+    assert head.grad is not None
+
+
+@pytest.mark.parametrize("vocab", [61, 64, 130])  # padded to 64, as it is, padded to 192
+@pytest.mark.parametrize("first_weight", [0.0, 0.4])
+def test_the_row_pass_made_for_gpus_gives_the_same(vocab: int, first_weight: float) -> None:
+    """Its plain code, uncompiled: padding columns neither count nor get a gradient."""
+    generator = torch.Generator().manual_seed(6)
+    rows = torch.randn(40, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(vocab, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, vocab, (40,), generator=generator)
+    upstream = torch.rand(40, generator=generator)
+    upstream[0] = first_weight
+    found = []
+    with torch.compiler.set_stance("force_eager"):
+        for fused in (True, False):
+            losses = _LateHead.apply(rows, weight, targets, fused)
+            found.append((losses, *torch.autograd.grad(losses, (rows, weight), upstream)))
+    for fused, chunked in zip(*found, strict=True):
+        assert fused.shape == chunked.shape
+        assert (fused - chunked).abs().max() <= 2e-6 * chunked.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_compiled_row_pass_is_one_graph_right_and_in_place(dtype: torch.dtype) -> None:
+    from torch._inductor.utils import run_and_get_code
+
+    generator = torch.Generator().manual_seed(7)
+    weight = torch.randn(203, 32, generator=generator).to(dtype)
+    for rows_n in (700, 300):  # another number of rows needs no new code
+        rows = torch.randn(rows_n, 32, generator=generator).to(dtype)
+        targets = torch.randint(0, 203, (rows_n,), generator=generator)
+        logits = rows @ _aligned(weight).T
+        exact = logits[:, :203].double()
+        scored = _fused(_losses, logits, targets, 203)
+        losses, code = run_and_get_code(_fused, _gradient_in_place, logits, targets, 203)
+        expected = torch.softmax(exact, 1) - torch.nn.functional.one_hot(targets, 203)
+        # bf16 rounds to 8 bits, by at most 2^-9 of a number up to 1.
+        assert (logits[:, :203].double() - expected).abs().max() < (1e-6 if dtype == torch.float32 else 2**-8)
+        assert (logits[:, 203:] == 0).all()
+        right = torch.nn.functional.cross_entropy(exact, targets, reduction="none")
+        for found in (losses, scored):
+            assert found.dtype == torch.float32
+            assert (found.double() - right).abs().max() < 2e-6 * right.max()
+        if rows_n == 700:
+            # All it allocates has one number a row: the gradient is written over the logits.
+            allocated = [line for line in "".join(code).splitlines() if "= empty_strided_" in line]
+            assert allocated
+            assert not [line for line in allocated if "256" in line]
+        else:
+            assert code == []
+
+
+@pytest.mark.slow
+def test_the_whole_head_compiles_in_one_graph() -> None:
+    generator = torch.Generator().manual_seed(8)
+    hidden = torch.randn(4, 20, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 16, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 50, (4, 20), generator=generator)
+    sample = torch.tensor([0.0, 0.6, 0.3, 5.0])
+    found = []
+    for head in (head_losses, torch.compile(head_losses, fullgraph=True)):
+        losses = head(hidden, weight, labels)
+        found.append((losses, *torch.autograd.grad((sample * losses).sum(), (hidden, weight))))
+    for eager, compiled in zip(*found, strict=True):
+        assert (eager - compiled).abs().max() <= 2e-6 * eager.abs().max()

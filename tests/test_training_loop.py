@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM
 from data_prep.token_store import TokenStore, write_store
 from eval.results import read_results
 from reproduce.recipe import load_recipe
-from reproduce.training import checkpoint
+from reproduce.errors import StorageError
+from reproduce.training import checkpoint, checkpoint_tensors
 from reproduce.training.loop import Events, run
 from tests.conftest import DOMAINS, domain_tokens, tiny_tokenizer
 
 Cli = Callable[..., tuple[int, str, str]]
-NOT_REPEATABLE = ("tokens_per_s",)
+NOT_REPEATABLE = ("tokens_per_s", "model_flops_per_s", "mfu", "memory_bytes", "seconds")
 
 
 def train(recipe: Path, out: Path, store: Path, *overrides: str, stop_after: int | None = None) -> int:
@@ -204,7 +205,7 @@ def test_only_the_newest_checkpoints_are_kept_and_no_temporaries(
     ]
 
 
-@pytest.mark.parametrize("failing", ["safetensors", "manifest", "rename"])
+@pytest.mark.parametrize("failing", ["safetensors", "rename"])
 def test_a_failing_disk_keeps_the_last_checkpoint(
     recipe_path: Path, store_path: Path, tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,13 +216,13 @@ def test_a_failing_disk_keeps_the_last_checkpoint(
         raise OSError(28, "No space left on device")
 
     target = {
-        "safetensors": (checkpoint, "save_file"),
-        "manifest": (checkpoint, "_write_synced"),
+        "safetensors": (checkpoint_tensors, "save_file"),
         "rename": (Path, "rename"),
     }[failing]
     with monkeypatch.context() as patch:
         patch.setattr(*target, full)
-        with pytest.raises(OSError, match="No space left"):
+        # The save of step 6 is a warning, that of step 8, the last, an error.
+        with pytest.raises(StorageError, match="No space left"):
             train(recipe_path, out, store_path)
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-0000003"]
     assert json.loads((out / "status.json").read_text())["exit_code"] == 7
@@ -464,4 +465,4 @@ def test_another_number_of_threads_is_said_on_resume(
         load_recipe(str(recipe_path)), out, store_path, Events(warn=said.append, advance=lambda s, line: None)
     )
     assert len(said) == 1
-    assert f"begun with {facts['threads'] + 1} threads" in said[0]
+    assert f"begun with threads {facts['threads'] + 1}" in said[0]

@@ -1,11 +1,27 @@
 """`reweight bench`: ratios from alternated runs, in one process, against peers."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from reproduce.cli.console import UserPath, emit_json, json_option, print_table, progress, quantity
+from reproduce.cli.console import UserPath, emit_json, json_option, print_table, progress
+from reproduce.training.bench_ratios import (
+    COMPARISONS,
+    Clock,
+    Ratio,
+    Round,
+    Speed,
+    load_average,
+    ratios,
+    speeds,
+    turns,
+)
+
+if TYPE_CHECKING:
+    from reproduce.recipe import Recipe
 
 
 @click.group()
@@ -17,43 +33,165 @@ def command() -> None:
     \b
     Examples:
       reweight bench train
-      reweight bench train --recipe gpt2_nano_quadratic --threads 1 --rounds 9
+      reweight bench train --variants uniform,trainer --rounds 9
       reweight bench prep --input slimpajama/ --tokenizer VOCAB_DIR
     """
 
 
+class VariantList(click.ParamType[tuple[str, ...]]):
+    """Names of comparisons, separated by commas."""
+
+    name = "NAME,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Refuse a name that is none, naming those that are."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in value.split(","))
+        for name in names:
+            if name not in COMPARISONS:
+                self.fail(f"no variant {name!r}; there is {', '.join(COMPARISONS)}", param, ctx)
+        return names
+
+
 @command.command("train")
-@click.option("--recipe", "name", default="gpt2_nano_linupper", show_default=True, metavar="NAME|PATH")
+@click.option("--recipe", "name", default=None, metavar="NAME|PATH", help="Default: the reference shape.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a value.")
+@click.option("--variants", "keys", type=VariantList(), default=tuple(COMPARISONS), help="Default: all.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps a round.")
+@click.option("--rounds", type=click.IntRange(min=1), default=25, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Steps of a turn.")
+@click.option("--clock", type=click.Choice(["cpu", "wall"]), help="Default: cpu for one thread, else wall.")
 @json_option
 def train(
-    name: str, overrides: tuple[str, ...], threads: int, rounds: int, steps: int, as_json: bool
+    name: str | None,
+    overrides: tuple[str, ...],
+    keys: tuple[str, ...],
+    threads: int,
+    rounds: int,
+    steps: int,
+    clock: Clock | None,
+    as_json: bool,
 ) -> None:
-    """Our training step, uniform and reweighted, against a plain loop around the same network."""
+    """Our training step against itself with uniform weights, and against peers, in turn.
+
+    \b
+    Variants, each a ratio of the seconds of a step:
+      uniform        ours with the recipe's strategy, over ours with uniform weights
+      plain          a plain eager loop with the mean loss, over ours
+      huggingface    a plain loop with Hugging Face's network and loss, over ours
+      trainer        Hugging Face's Trainer, over ours
+      released       the released procedure (two losses, three synchronisations), over ours
+      accumulation   exact weights over four micro-batches, over one pass without them
+
+    Without --recipe: gpt2_nano_linupper with sequences of 256 and a batch of 16, the shape that the targets
+    are for. The CPU clock counts what this process computed, so that neighbours on the machine disturb less;
+    the median by the wall clock stands beside it. Ctrl-C ends it with the rounds done so far.
+
+    \b
+    Examples:
+      reweight bench train
+      reweight bench train --variants uniform --rounds 60
+      reweight bench train --recipe gpt2_nano_quadratic --variants plain,trainer --rounds 9
+    """
     import torch
+    from transformers.utils import logging
 
     from reproduce.recipe import load_recipe
-    from reproduce.training.bench import compare_steps
+    from reproduce.training.bench import is_reference, measure, one_cpu_thread
 
     torch.set_num_threads(threads)
-    recipe = load_recipe(name, overrides)
-    with progress("bench train", rounds, "rounds") as line:
-        timings = compare_steps(recipe, rounds, steps, line.update)
+    logging.set_verbosity_error()
+    recipe = load_recipe(name or REFERENCE_RECIPE, overrides if name else _reference(overrides))
+    clock = clock or ("cpu" if one_cpu_thread() else "wall")
+    load = [load_average()]
+    done: list[Round] = []
+    interrupted = False
+    with progress("bench train", rounds * len(turns(keys, 0)), "turns") as line:
+        try:
+            for one in measure(recipe, keys, rounds, steps, line.update):
+                done.append(one)
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            interrupted = True
+    load.append(load_average())
+    result = ratios(keys, done, clock, is_reference(recipe))
+    speed = speeds(done, recipe.train.tokens_a_step * steps)
     if as_json:
-        emit_json({"recipe": recipe.name, "threads": threads, "variants": [asdict(t) for t in timings]})
-        return
+        document = _document(recipe, threads, steps, clock, load)
+        emit_json(document | {"ratios": [asdict(r) for r in result], "variants": [asdict(s) for s in speed]})
+    else:
+        title = (
+            f"{recipe.name}: {len(done)} rounds, {steps} step(s) a turn, {threads} thread(s), {clock} clock"
+        )
+        _print(title, result, speed, load)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+REFERENCE_RECIPE = "gpt2_nano_linupper"
+REFERENCE_SHAPE = ("model.context=256", "train.sequence=256", "train.global_batch=16")
+
+
+def _reference(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """The reference shape's overrides, but for keys that the user sets."""
+    own = {override.partition("=")[0].strip() for override in overrides}
+    return (*[o for o in REFERENCE_SHAPE if o.partition("=")[0] not in own], *overrides)
+
+
+def _document(
+    recipe: "Recipe", threads: int, steps: int, clock: Clock, load: Sequence[float | None]
+) -> dict[str, Any]:
+    from reproduce.recipe.loader import recipe_as_dict
+    from reproduce.training.provenance import versions
+
+    sections = recipe_as_dict(recipe)
+    return {
+        "recipe": recipe.name,
+        "model": sections["model"],
+        "train": sections["train"],
+        "reweighting": sections["reweighting"],
+        "threads": threads,
+        "steps_a_turn": steps,
+        "clock": clock,
+        "load_average": {"before": load[0], "after": load[1]},
+        "versions": versions(),
+    }
+
+
+def _print(title: str, result: Sequence[Ratio], speed: Sequence[Speed], load: Sequence[float | None]) -> None:
     rows = [
-        (t.name, f"{quantity(t.tokens_per_s)}", f"{t.ratio:.3f}", f"{t.low:.3f} to {t.high:.3f}")
-        for t in timings
+        (
+            f"{r.of} / {r.over}",
+            f"{r.median:.3f}",
+            "-" if r.ci_low is None else f"{r.ci_low:.3f} to {r.ci_high:.3f}",
+            f"{r.low:.2f} to {r.high:.2f}",
+            f"{r.wall_median:.2f}",
+            _target(r),
+            r.verdict or "-",
+        )
+        for r in result
     ]
+    columns = ("seconds of a step", "median", "95% interval", "rounds", "wall", "target", "")
+    print_table(title, columns, rows)
+    busy = [f"{value:.1f}" for value in load if value is not None]
     print_table(
-        f"{recipe.name}: {rounds} rounds of {steps} steps, {threads} thread(s)",
-        ("variant", "tokens/s", "speed over plain", "rounds"),
-        rows,
+        f"Speed by the wall clock, load average {' to '.join(busy) or 'unknown'}",
+        ("variant", "tokens/s", "best turn"),
+        [(s.variant, f"{s.tokens_per_s:,.0f}", f"{s.best_tokens_per_s:,.0f}") for s in speed],
     )
+
+
+def _target(ratio: Ratio) -> str:
+    low, high = ratio.at_least, ratio.at_most
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f">= {low:g}"
+    return "-" if high is None else f"<= {high:.4g}"
 
 
 @command.command("prep")

@@ -1,9 +1,12 @@
 """`reweight train`: pretrain a model from a recipe."""
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,12 +15,10 @@ import click
 
 from reproduce.cli.console import (
     UserPath,
-    duration,
     emit_json,
     json_option,
     note,
     print_log_perplexity,
-    print_table,
     progress,
     quantity,
 )
@@ -25,6 +26,8 @@ from reproduce.errors import ExitCode
 
 if TYPE_CHECKING:
     from reproduce.recipe import Recipe
+    from reproduce.training.loop import Finished
+    from reproduce.training.run_dir import RunDir
 
 
 @click.command()
@@ -35,8 +38,19 @@ if TYPE_CHECKING:
 @click.option("--data", type=UserPath(file_okay=False), help="Token store.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Replaces the recipe's seed.")
 @click.option("--out", type=UserPath(file_okay=False), help="Run folder.")
-@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--nproc", type=click.IntRange(1, 4096), help="Processes on this machine; default: one a GPU, else one."
+)
+@click.option("--track", "trackers", multiple=True, metavar="NAME", help="tensorboard, wandb, trackio ...")
+@click.option(
+    "--allow-drift", multiple=True, metavar="FIELD", help="Continue although FIELD changed; put on record."
+)
+@click.option(
+    "--strict-resume", is_flag=True, help="Refuse (5) to fall back on an older checkpoint than the newest."
+)
 @click.option("--dry-run", is_flag=True, help="Print what it would cost, write nothing.")
+@click.option("--nodes", type=click.IntRange(1, 4096), default=1, help="--dry-run: machines.")
+@click.option("--on", type=click.Choice(["a100", "h100", "h200"]), help="--dry-run: GPUs of this kind.")
 @json_option
 def command(
     name: str,
@@ -44,62 +58,162 @@ def command(
     data: Path | None,
     seed: int | None,
     out: Path | None,
-    nproc: int,
+    nproc: int | None,
+    trackers: tuple[str, ...],
+    allow_drift: tuple[str, ...],
+    strict_resume: bool,
     dry_run: bool,
+    nodes: int,
+    on: str | None,
     as_json: bool,
 ) -> int:
     """Pretrain a model from a recipe.
 
-    Run the same command again to continue after an interruption. The run folder, by default
-    runs/RECIPE/seed-SEED, holds recipe.yaml, provenance.json, metrics.jsonl, checkpoints/, model/ and
-    results.json.
+    Run the same command again to continue after an interruption, also on another number of processes. The run
+    folder, by default runs/RECIPE/seed-SEED, holds recipe.yaml, provenance.json, metrics.jsonl, checkpoints/,
+    model/ and results.json. SIGTERM saves and leaves with 75, SIGUSR1 saves and goes on.
+
+    Under torchrun, accelerate launch or srun the same command is one of their processes.
 
     \b
     Examples:
       reweight train --recipe gpt2_mini_linupper --dry-run
       reweight train --recipe gpt2_nano_linupper --seed 1
-      reweight train --recipe gpt2_nano_linupper --set train.steps=1000 --out runs/longer
+      reweight train --recipe gpt2_nano_linupper --nproc 2
+      reweight train --recipe llama1b_linupper --dry-run --nproc 8 --nodes 8 --on h100
     """
     from reproduce.recipe import load_recipe
+    from reproduce.training.launch import launched, local_ranks
     from reproduce.training.run_dir import RunDir
 
-    if nproc > 1:
-        raise click.UsageError(f"--nproc {nproc}: training runs on one process; leave --nproc out")
     recipe = load_recipe(name, overrides, seed)
     path = out or Path("runs") / recipe.name / f"seed-{recipe.seed}"
     if dry_run:
-        return _dry_run(recipe, data, path, as_json)
+        from reproduce.cli.train_plan import dry_run as plan
+
+        return plan(recipe, data, path, nproc=nproc, nodes=nodes, on=on, as_json=as_json)
+    if nodes != 1 or on is not None:
+        raise click.UsageError(
+            "--nodes and --on are for --dry-run; a launcher starts ranks on other machines"
+        )
+    start = _Start(allow_drift, strict_resume, trackers)
     folder = RunDir(path)
     if folder.complete:
-        folder.check_recipe(recipe)
-        note(f"{path} is already complete")
+        return _already_complete(recipe, folder, allow_drift, as_json)
+    if launched(os.environ):
+        if nproc is not None:
+            raise click.UsageError("--nproc starts processes, and a launcher already did; leave it out")
+    elif (ranks := local_ranks(nproc)) > 1:
+        arguments = [*_arguments(name, overrides, data, seed, out, start), *(["--json"] if as_json else [])]
+        return _train_on(ranks, recipe, path, data, allow_drift, arguments)
+    return _train(recipe, path, data, start, as_json)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Options of one start, as the command line has them."""
+
+    allow_drift: tuple[str, ...]
+    strict_resume: bool
+    trackers: tuple[str, ...]
+
+
+def _already_complete(recipe: "Recipe", folder: "RunDir", allow_drift: tuple[str, ...], as_json: bool) -> int:
+    folder.check_recipe(recipe, allow_drift)
+    if _leads():
+        note(f"{folder.path} is already complete")
         if as_json:
-            emit_json({"run": str(path), "state": "complete", "step": recipe.train.steps})
-        return ExitCode.DONE
-    return _train(recipe, path, data, as_json)
+            emit_json({"run": str(folder.path), "state": "complete", "step": recipe.train.steps})
+    return ExitCode.DONE
 
 
-def _train(recipe: "Recipe", path: Path, data: Path | None, as_json: bool) -> int:
-    from reproduce.training.loop import Events, run
+def _train_on(
+    ranks: int,
+    recipe: "Recipe",
+    path: Path,
+    data: Path | None,
+    allow_drift: tuple[str, ...],
+    arguments: Sequence[str],
+) -> int:
+    """Start this very command once a rank, after what one process can refuse alone."""
+    from reproduce.errors import RecipeError
+    from reproduce.recipe.checks import impossible_layout
+    from reproduce.training.data import open_store, training_batches
+    from reproduce.training.run_dir import RunDir
+    from reproduce.training.supervisor import run_locally
 
-    steps = recipe.train.steps
-    with progress(f"{recipe.name} seed {recipe.seed}", steps, "steps") as line, _signals() as asked:
+    problems = impossible_layout(recipe, ranks, ranks)
+    if problems:
+        lines = [f"{where}: {what}" for where, what in problems]
+        raise RecipeError(f"recipe {recipe.name} on {ranks} processes", lines)
+    training_batches(open_store(recipe, data), recipe)
+    if (path / "recipe.yaml").exists():
+        RunDir(path).check_recipe(recipe, allow_drift)
+    return run_locally(ranks, arguments, path, note)
+
+
+def _arguments(
+    name: str, overrides: Sequence[str], data: Path | None, seed: int | None, out: Path | None, start: _Start
+) -> list[str]:
+    """The command line of one rank."""
+    given = {"--data": data, "--seed": seed, "--out": out}
+    arguments = ["--recipe", name]
+    for option, values in (
+        ("--set", overrides),
+        ("--track", start.trackers),
+        ("--allow-drift", start.allow_drift),
+    ):
+        for value in values:
+            arguments += [option, value]
+    for option, single in given.items():
+        arguments += [] if single is None else [option, str(single)]
+    return [*arguments, *(["--strict-resume"] if start.strict_resume else [])]
+
+
+def _leads() -> bool:
+    """Whether this process prints what is printed once."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_json: bool) -> int:
+    from reproduce.errors import PeerFailedError
+    from reproduce.training.loop import Events, Options, run
+
+    steps, leads = recipe.train.steps, _leads()
+    title = f"{recipe.name} seed {recipe.seed}"
+    with progress(title, steps, "steps") if leads else nullcontext() as line, _signals() as asked:
 
         def advance(step: int, logged: dict[str, Any]) -> None:
-            line.update(
-                step,
-                f"step {step}/{steps} loss {logged['loss']:.3f} max weight {logged['max_weight']:.2f}/M "
-                f"{quantity(logged['tokens_per_s'])} tokens/s",
-            )
+            if line is not None:
+                line.update(
+                    step,
+                    f"step {step}/{steps} loss {logged['loss']:.3f} max weight {logged['max_weight']:.2f}/M "
+                    f"{quantity(logged['tokens_per_s'])} tokens/s",
+                )
 
-        finished = run(recipe, path, data, Events(warn=note, advance=advance, stop=lambda: asked.get("code")))
-    state = "complete" if finished.exit_code == ExitCode.DONE else "stopped"
+        warn: Callable[[str], None] = note if leads else lambda message: None
+        events = Events(warn=warn, advance=advance, stop=lambda: asked.code, save=asked.take_save)
+        options = Options(
+            allow_drift=start.allow_drift, strict_resume=start.strict_resume, trackers=start.trackers
+        )
+        try:
+            finished = run(recipe, path, data, events, options)
+        except PeerFailedError as error:
+            if leads:
+                raise
+            return error.exit_code  # the rank that failed says why
+    if leads:
+        _tell(finished, path, steps, as_json)
+    return finished.exit_code
+
+
+def _tell(finished: "Finished", path: Path, steps: int, as_json: bool) -> None:
     if as_json:
         scores = finished.scores or {}
         emit_json(
             {
                 "run": str(path),
-                "state": state,
+                "state": "complete" if finished.exit_code == ExitCode.DONE else "stopped",
                 "step": finished.step,
                 "log_perplexity": {name: score.value for name, score in scores.items()},
             }
@@ -108,110 +222,56 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, as_json: bool) -> in
         print_log_perplexity(f"{path}: log-perplexity", finished.scores)
     else:
         note(f"stopped after step {finished.step} of {steps}; run the same command again to continue")
-    return finished.exit_code
+
+
+AGAIN_S = 1.0
+"""A launcher passes on a signal that the terminal has sent as well: a second one is meant after this long."""
+
+
+class _Asked:
+    """What signals asked for."""
+
+    code: int | None = None
+    """Exit code to leave with."""
+
+    def __init__(self) -> None:
+        self._first = 0.0
+        self._save = False
+
+    def take(self, number: int) -> None:
+        """Handle a signal."""
+        if number == signal.SIGUSR1:
+            self._save = True
+            return
+        code = CODES[signal.Signals(number)]
+        if self.code is None:
+            self.code, self._first = int(code), time.monotonic()
+            if _leads():
+                note("stopping after this step; once more to stop at once")
+        elif time.monotonic() - self._first > AGAIN_S:
+            # The newest complete checkpoint is untouched; there is nothing to save twice.
+            sys.exit(int(code))
+
+    def take_save(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked, self._save = self._save, False
+        return asked
+
+
+CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.PREEMPTED}
 
 
 @contextmanager
-def _signals() -> Iterator[dict[str, int]]:
+def _signals() -> Iterator[_Asked]:
     """Turn the first SIGINT or SIGTERM into a request to stop after the step; the second acts at once."""
-    asked: dict[str, int] = {}
-    codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.PREEMPTED}
+    asked = _Asked()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if asked:
-            # The newest complete checkpoint is untouched; there is nothing to save twice.
-            sys.exit(int(codes[signal.Signals(number)]))
-        asked["code"] = int(codes[signal.Signals(number)])
-        note("stopping after this step; once more to stop at once")
+        asked.take(number)
 
-    before = {number: signal.signal(number, handler) for number in codes}
+    before = {number: signal.signal(number, handler) for number in (*CODES, signal.SIGUSR1)}
     try:
         yield asked
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _dry_run(recipe: "Recipe", data: Path | None, path: Path, as_json: bool) -> int:
-    from reproduce.recipe.estimate import SHARE_OF_PEAK, estimate, measure_flops
-
-    device, precision, peak = _device(recipe)
-    cost = estimate(recipe, precision)
-    sustained = (peak or measure_flops()) * SHARE_OF_PEAK["gpu" if peak else "cpu"]
-    seconds = cost.flops / sustained
-    store = _store_state(recipe, data)
-    document = {
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "run": str(path),
-        "parameters": cost.parameters,
-        "tokens": cost.tokens,
-        "steps": cost.steps,
-        "global_batch": recipe.train.global_batch,
-        "micro_batches": recipe.micro_batches(),
-        "flops": cost.flops,
-        "memory_bytes": cost.memory_bytes,
-        "disk_bytes": cost.disk_bytes,
-        "device": device,
-        "precision": precision,
-        "seconds": seconds,
-        "data": store,
-        "command": f"reweight train --recipe {recipe.name} --seed {recipe.seed} --out {path}",
-    }
-    if as_json:
-        emit_json(document)
-        return ExitCode.DONE
-    rows = [
-        ("parameters", f"{cost.parameters:,}"),
-        ("tokens", f"{cost.tokens:,} ({cost.steps:,} steps of {recipe.train.tokens_a_step:,})"),
-        ("strategy", f"{recipe.reweighting.strategy}, r = {recipe.reweighting.r:g}"),
-        ("FLOPs", f"{cost.flops:.3g}"),
-        ("memory", f"{cost.memory_bytes / 1e9:.2f} GB a process, {precision}"),
-        ("disk", f"{cost.disk_bytes / 1e9:.2f} GB"),
-        ("time here", f"about {duration(seconds)} on {device} at {sustained / 1e12:.3g} TFLOP/s"),
-        ("data", store),
-        ("run folder", str(path)),
-    ]
-    print_table(f"{recipe.name}, seed {recipe.seed}: nothing is written", ("", "estimate"), rows)
-    return ExitCode.DONE
-
-
-def _device(recipe: "Recipe") -> tuple[str, str, float | None]:
-    """Device, precision, and a GPU's peak FLOP/s; torch is asked only where there is a GPU driver."""
-    wanted = recipe.train.precision
-    if Path("/proc/driver/nvidia").exists():
-        import torch
-
-        if torch.cuda.is_available():
-            precision = "fp32" if wanted == "fp32" else "bf16"
-            return torch.cuda.get_device_name(), precision, _gpu_flops(precision)
-    return "this CPU", "bf16" if wanted == "bf16" else "fp32", None
-
-
-def _gpu_flops(precision: str) -> float:
-    import torch
-
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 4096
-    left = torch.ones(size, size, device="cuda", dtype=dtype)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    for _ in range(3):
-        left @ left
-    start.record()
-    for _ in range(10):
-        left @ left
-    end.record()
-    end.synchronize()
-    milliseconds: float = start.elapsed_time(end)
-    return 10 * 2.0 * size**3 / (milliseconds / 1e3)
-
-
-def _store_state(recipe: "Recipe", data: Path | None) -> str:
-    """Whether the data is there and fits; a store that does not fit is an error here too."""
-    from reproduce.training.data import open_store, training_batches
-
-    path = data or recipe.data.default_path
-    if data is None and not path.exists():
-        return f"not prepared; reweight prep {recipe.data.dataset} --tokenizer {recipe.data.tokenizer}"
-    training_batches(open_store(recipe, data), recipe)
-    return f"{path}, enough for {recipe.train.steps:,} steps"

@@ -2,12 +2,22 @@
 
 losses_B = sample_losses(logits, labels)              # one forward
 weights = SampleReweighter("linupper", r=0.4, warmup_steps=1000)
-own = weights(losses_B, step)                         # gathers over ranks where there are ranks
-own.loss.backward()
+weights(losses_B, step).backward()                    # gathers over ranks where there are ranks
 """
 
+from reproduce.method.heads import HEADS, Head, accepted_head
 from reproduce.method.losses import head_losses, sample_losses
-from reproduce.method.reweighter import Reweighted, SampleReweighter, WeightStatistics, weight_statistics
+from reproduce.method.lagged import LaggedRange
+from reproduce.method.reweighter import (
+    Gather,
+    Reweighted,
+    SampleReweighter,
+    WeightStatistics,
+    gather_losses,
+    sample_slices,
+    shares,
+    weight_statistics,
+)
 from reproduce.method.strategies import (
     BOUNDED_STRATEGIES,
     LOSS_GAP_STRATEGIES,
@@ -20,17 +30,25 @@ from reproduce.method.temperature import WARMUP_STYLES, Temperature
 
 __all__ = [
     "BOUNDED_STRATEGIES",
+    "HEADS",
     "LOSS_GAP_STRATEGIES",
     "SCORES",
     "STRATEGIES",
     "WARMUP_STYLES",
+    "Gather",
+    "Head",
+    "LaggedRange",
     "Reweighted",
     "SampleReweighter",
     "Temperature",
     "WeightStatistics",
+    "accepted_head",
+    "gather_losses",
     "head_losses",
     "normalise",
     "sample_losses",
+    "sample_slices",
     "sample_weights",
+    "shares",
     "weight_statistics",
 ]

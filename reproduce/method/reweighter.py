@@ -1,8 +1,10 @@
 """Own losses in, own weights out, over the global batch: the step of Algorithm 1 between the passes.
 
-Shapes: B own samples of this rank, M samples of the global batch (all ranks, all micro-batches).
+Shapes: B own samples of this rank, M samples of the global batch (all ranks, all micro-batches), W ranks.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +14,19 @@ from torch import Tensor
 from reproduce.method.strategies import STRATEGIES
 from reproduce.method.temperature import Temperature, WarmupStyle
 
+Gather = Callable[[Tensor], Tensor]
+"""(B,) float32 of this rank -> (W * B,) of all ranks in rank order; B is the same on all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reweighted:
     """One step's weights, and what they came from."""
 
     own_weights_B: Tensor
-    """(B,) own slice of the weights, float32, no gradient."""
+    """(B,) weights of the own samples, float32, no gradient; 0 where a sample only fills up the shape."""
 
     weights_M: Tensor
-    """(M,) weights of the global batch; they sum to 1."""
+    """(M,) weights of the global batch; they sum to 1 (with `first_node_weights`, only nearly)."""
 
     losses_M: Tensor
     """(M,) losses of the global batch in nats, detached, float32."""
@@ -35,6 +40,9 @@ class Reweighted:
     world: int
     """Ranks that share the global batch."""
 
+    even: bool = True
+    """Whether every rank brings equally many samples, none of them to fill up the shape."""
+
     def loss(self, losses_B: Tensor, part: slice | None = None) -> Tensor:
         """The scalar to back-propagate: world x sum of own weight x own loss.
 
@@ -45,9 +53,10 @@ class Reweighted:
             part: where that micro-batch lies among the own samples; the scalars of all parts add up.
         """
         own_B = self.own_weights_B if part is None else self.own_weights_B[part]
-        if self.uniform and len(own_B) == len(self.own_weights_B):
+        if self.uniform and self.even:
             # The plain mean's own reduction: uniform training is bit-equal to it.
-            return losses_B.mean()
+            share = len(own_B) / len(self.own_weights_B)
+            return losses_B.mean() if share == 1 else losses_B.mean() * share
         return self.world * (own_B * losses_B).sum()
 
 
@@ -77,9 +86,9 @@ class SampleReweighter:
             losses_B = sample_losses(model(tokens_BT).logits, tokens_BT)
             reweighter(losses_B, step).backward()
 
-    Where torch.distributed is initialised, weights are computed over all ranks (each rank must bring
-    the same number of samples). With micro-batches, `weigh` the losses of all of them first, then
-    back-propagate `loss(losses, part)` of each.
+    Where torch.distributed is initialised, weights are computed over all ranks, which may bring different
+    numbers of samples. With micro-batches, `weigh` the losses of all of them first, then back-propagate
+    `loss(losses, part)` of each.
     """
 
     def __init__(
@@ -90,14 +99,20 @@ class SampleReweighter:
         *,
         warmup: WarmupStyle = "large_r",
         delta: float = 1.0,
+        first_node_weights: int | None = None,
     ) -> None:
-        """Settings as in `sample_weights` and `Temperature`, with their ValueErrors."""
+        """Settings as in `sample_weights` and `Temperature`, with their ValueErrors.
+
+        `first_node_weights` reproduces a defect of the released Llama code: each run of so many samples gets
+        the weights of the first so many.
+        """
         if strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
         if not delta > 0:
             raise ValueError(f"delta must be a positive number, found {delta!r}")
         self.strategy = strategy
         self.delta = delta
+        self.first_node_weights = first_node_weights
         self.temperature = Temperature(r=r, warmup_steps=warmup_steps, warmup=warmup)
 
     def is_uniform(self, step: int) -> bool:
@@ -109,7 +124,11 @@ class SampleReweighter:
         losses_M = losses_M.detach().float()
         r = self.temperature.at(step)
         strategy = STRATEGIES["uniform" if r is None else self.strategy]
-        return strategy(losses_M, r or 1.0, self.delta)
+        weights_M = strategy(losses_M, r or 1.0, self.delta)
+        node = self.first_node_weights
+        if node is None or self.is_uniform(step):
+            return weights_M
+        return weights_M[:node].repeat(-(-len(weights_M) // node))[: len(weights_M)]
 
     def __call__(self, losses_B: Tensor, step: int) -> Tensor:
         """The scalar to back-propagate for own losses (B,) of the global batch's step, 1 for the first.
@@ -118,36 +137,61 @@ class SampleReweighter:
         """
         return self.weigh(losses_B, step).loss(losses_B)
 
-    def weigh(self, losses_B: Tensor, step: int) -> Reweighted:
+    def weigh(
+        self,
+        losses_B: Tensor,
+        step: int,
+        counts: Sequence[int] | None = None,
+        gather: Gather | None = None,
+    ) -> Reweighted:
         """Gather, weigh, and take the own slice by global rank (Algorithm 1, lines 2 to 5).
 
         Args:
-            losses_B: (B,) own per-sample losses, nats; of all micro-batches, B equal on all ranks.
+            losses_B: (B,) own per-sample losses, nats; of all micro-batches.
             step: 1 for the first step.
+            counts: how many of its losses each of the W ranks really brings; where this rank's B is more, the
+                rest only fills up the shape, and B must be the same on all ranks. None: the ranks tell each
+                other, at the price of one more collective that the host waits for.
+            gather: how the losses travel; None: torch.distributed.
         """
-        own = losses_B.numel()
-        losses_M = self.gather(losses_B.detach().float())
-        weights_M = self.weights(losses_M, step)
         world, rank = _world_and_rank()
+        own = losses_B.numel()
+        sent_B = losses_B.detach().float()
+        if counts is None:
+            counts = _counts_of_ranks(own, world, sent_B.device)
+            sent_B = _filled(sent_B, max(counts))
+        elif len(counts) != world or not counts[rank] <= own or max(counts) > own:
+            raise ValueError(f"counts {list(counts)} do not fit {world} ranks with {own} losses each")
+        if sum(counts) == 0:
+            raise ValueError("no rank brings a sample")
+        everybody = (gather or gather_losses)(sent_B) if world > 1 else sent_B
+        losses_M = _without_filling(everybody, counts)
+        weights_M = self.weights(losses_M, step)
+        start = sum(counts[:rank])
         return Reweighted(
-            own_weights_B=weights_M[rank * own : (rank + 1) * own],
+            own_weights_B=_filled(weights_M[start : start + counts[rank]], own),
             weights_M=weights_M,
             losses_M=losses_M,
             r=self.temperature.at(step),
             uniform=self.is_uniform(step),
             world=world,
+            even=min(counts) == max(counts) == own,
         )
 
-    def gather(self, own_B: Tensor) -> Tensor:
-        """Everybody's values (M,), in rank order."""
-        world, _ = _world_and_rank()
-        if world == 1:
-            return own_B
-        everybody_M = own_B.new_empty(world * own_B.numel())
-        # torch 2.13 renames the collective and deprecates the old name; both take the same arguments.
-        collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        collective(everybody_M, own_B.contiguous())
-        return everybody_M
+
+def shares(samples: int, world: int) -> list[int]:
+    """How many of a global batch's samples each rank takes: even, the remainder to the first ranks."""
+    return [samples // world + (rank < samples % world) for rank in range(world)]
+
+
+def gather_losses(own_B: Tensor) -> Tensor:
+    """Everybody's values (W * B,), in rank order; B must be the same on all ranks."""
+    world, _ = _world_and_rank()
+    everybody = own_B.new_empty(world * own_B.numel())
+    # torch 2.13 renames the collective and deprecates the old name; both take the same arguments.
+    collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collective(everybody, own_B.contiguous())
+    return everybody
 
 
 def weight_statistics(losses_M: Tensor, weights_M: Tensor) -> WeightStatistics:
@@ -173,6 +217,33 @@ def weight_statistics(losses_M: Tensor, weights_M: Tensor) -> WeightStatistics:
         ess=values[4],
         entropy=values[5],
     )
+
+
+def _counts_of_ranks(own: int, world: int, device: torch.device) -> list[int]:
+    # One number a rank: a fixed shape, which uneven losses would not be (one rank then reads garbage).
+    if world == 1:
+        return [own]
+    return [int(count) for count in gather_losses(torch.tensor([own], device=device)).tolist()]
+
+
+def _filled(values: Tensor, size: int) -> Tensor:
+    """The values, with zeros up to `size`."""
+    missing = size - len(values)
+    return values if missing == 0 else torch.cat([values, values.new_zeros(missing)])
+
+
+def _without_filling(everybody: Tensor, counts: Sequence[int]) -> Tensor:
+    """(M,) the first counts[rank] values of each rank."""
+    if min(counts) * len(counts) == len(everybody):
+        return everybody
+    rows = everybody.view(len(counts), -1)
+    return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
+
+
+def sample_slices(counts: Sequence[int]) -> list[slice]:
+    """Where each rank's samples lie in the global batch."""
+    ends = itertools.accumulate(counts, initial=0)
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _world_and_rank() -> tuple[int, int]:

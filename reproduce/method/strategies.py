@@ -34,11 +34,15 @@ def normalise(losses_M: Tensor, delta: float = 1.0) -> Tensor:
     Returns:
         (M,) float32.
     """
+    low, high = torch.aminmax(losses_M.float())
+    return scaled(losses_M.float(), low, high, delta)
+
+
+def scaled(losses: Tensor, low: Tensor, high: Tensor, delta: float) -> Tensor:
+    """Losses mapped so that `low` becomes -delta and `high` becomes delta."""
     # Halved first (exact in binary), so that the range of huge losses of both signs cannot overflow.
-    half_M = losses_M.float() / 2
-    low, high = torch.aminmax(half_M)
-    share_M = (half_M - low) / (high - low).clamp_min(RANGE_FLOOR / 2)
-    return delta * (2.0 * share_M - 1.0)
+    share = (losses / 2 - low / 2) / (high / 2 - low / 2).clamp_min(RANGE_FLOOR / 2)
+    return delta * (2.0 * share - 1.0)
 
 
 def uniform_score(h_M: Tensor, delta: float) -> Tensor:

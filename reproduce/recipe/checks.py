@@ -32,6 +32,9 @@ OTHER_NAMES = {
 }
 """The released codes' names -> ours."""
 
+LEAST_LAGGED_R = 0.05
+"""e^(-2 delta/r) is a float32 above this r at delta = 1."""
+
 VOCABULARIES = {"gpt2": 50257}
 
 KNOWN_DOMAINS = {
@@ -44,6 +47,33 @@ KNOWN_DOMAINS = {
 def impossible(recipe: Recipe) -> list[Found]:
     """Every impossible combination in a recipe, in the order of its sections."""
     return [found for rule in RULES for found in rule(recipe)]
+
+
+def impossible_layout(recipe: Recipe, ranks: int, ranks_a_node: int) -> list[Found]:
+    """Why a possible recipe cannot run on this many ranks, with the remedy; empty where it can."""
+    found, parallel, samples = [], recipe.parallel, recipe.train.global_batch
+    if samples < ranks:
+        found.append(
+            (
+                "train.global_batch",
+                f"{samples} samples leave some of {ranks} ranks without any; start at most {samples}",
+            )
+        )
+    group = parallel.shard_ranks or ranks_a_node
+    if parallel.sharding == "hybrid" and ranks > 1 and ranks % group:
+        found.append(
+            (
+                "parallel.shard_ranks",
+                f"groups of {group} do not divide {ranks} ranks; set it to a divisor, e.g. "
+                f"{_divisor(ranks, group)}",
+            )
+        )
+    return found
+
+
+def _divisor(number: int, limit: int) -> int:
+    """The largest divisor of a number that is not above a limit."""
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
 
 
 def _names(recipe: Recipe) -> Iterator[Found]:
@@ -83,7 +113,7 @@ def _sequence(recipe: Recipe) -> Iterator[Found]:
 def _batch(recipe: Recipe) -> Iterator[Found]:
     train = recipe.train
     if train.micro_batch and train.global_batch % train.micro_batch:
-        near = max(d for d in range(1, train.micro_batch + 1) if train.global_batch % d == 0)
+        near = _divisor(train.global_batch, train.micro_batch)
         yield (
             "train.micro_batch",
             f"global_batch {train.global_batch} is not divisible by {train.micro_batch}; try {near}",
@@ -113,6 +143,8 @@ def _scope(recipe: Recipe) -> Iterator[Found]:
     reweighting, path = recipe.reweighting, "reweighting.scope"
     if reweighting.scope == "lagged" and reweighting.strategy == "capped_softmax":
         yield path, "capped_softmax needs every loss of the batch at once; use scope global"
+    if reweighting.scope == "lagged" and reweighting.r < LEAST_LAGGED_R:
+        yield path, f"with r below {LEAST_LAGGED_R:g} unnormalised weights underflow; use scope global"
     if reweighting.scope == "lagged" and recipe.train.nonfinite == "drop_sample":
         yield "train.nonfinite", "drop_sample needs the losses before the backward pass; use scope global"
 

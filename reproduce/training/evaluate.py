@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from data_prep.errors import DataError
 from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
@@ -20,16 +21,21 @@ from reproduce.training.model import LanguageModel, build_network, load_network
 class Losses:
     """A model as the callable that eval.perplexity asks for: token ids (b, T) -> losses (b,)."""
 
-    def __init__(self, model: LanguageModel, mesh: Mesh) -> None:
+    def __init__(self, model: nn.Module, mesh: Mesh) -> None:
         """The model is already on the mesh's device."""
         self._model, self._mesh = model, mesh
 
     @torch.no_grad()
     def __call__(self, tokens_BT: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Losses (b,) in nats a token, dropout off."""
+        """Losses (b,) in nats a token, dropout off; of several ranks each computes its share."""
         self._model.eval()
+        share = -(-len(tokens_BT) // self._mesh.world)
+        places = np.arange(self._mesh.rank * share, (self._mesh.rank + 1) * share)
+        # Every rank takes equally many: the last windows stand in where there are too few.
+        own_BT = tokens_BT[np.minimum(places, len(tokens_BT) - 1)]
         with self._mesh.autocast():
-            losses: NDArray[np.float32] = self._model(self._mesh.place(tokens_BT)).cpu().numpy()
+            own_B = self._model(self._mesh.place(own_BT))
+        losses: NDArray[np.float32] = self._mesh.gather(own_B.float())[: len(tokens_BT)].cpu().numpy()
         return losses
 
 

@@ -1,12 +1,14 @@
 """The training loop: batches in, metrics, checkpoints, evaluations and a model folder out.
 
-One loop for every strategy. What a step does is step.py's business, what is on disk run_dir.py's and
-checkpoint.py's; printing is the caller's, through `Events`.
+One loop for every strategy and any number of ranks. What a step does is step.py's business, what is on disk
+run_dir.py's and checkpoint.py's, what a line of metrics holds telemetry.py's; printing is the caller's,
+through `Events`.
 """
 
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +19,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.batches import Batches, BatchPlan
+from data_prep.files import sha256_text
 from data_prep.token_store import TokenStore
 from eval.perplexity import EvaluationSet, LogPerplexity, log_perplexity
 from eval.results import Results, write_results
-from reproduce.errors import ExitCode, NonFiniteError
-from reproduce.method import SampleReweighter, weight_statistics
-from reproduce.recipe import Recipe
+from reproduce.errors import ExitCode, NonFiniteError, RankError, RecipeError, ResumeError
+from reproduce.method import LaggedRange, SampleReweighter, sample_slices
+from reproduce.method.heads import accepted_head
+from reproduce.recipe import Recipe, recipe_as_yaml
+from reproduce.recipe.checks import impossible_layout
+from reproduce.recipe.loader import recipe_as_dict
 from reproduce.training import checkpoint
-from reproduce.training.clock import Clock
+from reproduce.training.agreement import Request, Verdict, Verdicts, fingerprint, make_note
+from reproduce.training.clock import NO_TIMER, Clock, PhaseTimer
 from reproduce.training.data import evaluation_set, open_store, training_batches, verify_store
 from reproduce.training.evaluate import Losses, as_scores
-from reproduce.training.mesh import Mesh, check_memory, make_mesh, named_memory_errors
+from reproduce.training.lost import lost_ranks_named
+from reproduce.training.mesh import Mesh, check_memory, joined, named_memory_errors
 from reproduce.training.model import LanguageModel, build_network, export
 from reproduce.training.optimizer import build_optimizer, learning_rate
 from reproduce.training.provenance import provenance, versions
-from reproduce.training.run_dir import COMPLETE, RunDir, write_json
+from reproduce.training.run_dir import COMPLETE, PeerRunDir, RunDir
+from reproduce.training.sharding import check_replicas, full_parameters, share_model
 from reproduce.training.step import StepOutcome, StepSettings, train_step
+from reproduce.training.telemetry import Telemetry, samples_of
+from reproduce.training.trackers import Trackers
+
+DROPS_IN_A_ROW = 3
+"""So many steps in a row with samples left out end a run."""
+
+RANGE = "reweighting/range"
+"""Name of the lagged range among a checkpoint's further tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
-    """Who is told what while a run goes on."""
+    """Who is told what while a run goes on, and who may ask for what."""
 
     warn: Callable[[str], None]
     """One line worth reading now."""
@@ -47,6 +64,20 @@ class Events:
     """(bytes read, bytes in all) while the store is checked."""
     stop: Callable[[], int | None] = lambda: None
     """Exit code to leave with after this step, once a signal asked for it; else None."""
+    save: Callable[[], bool] = lambda: False
+    """Whether a signal asked for a checkpoint since the last call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a start may ask for besides the recipe."""
+
+    allow_drift: tuple[str, ...] = ()
+    """Fields of the recipe, or of the run's identity, that may differ from the folder's; put on record."""
+    strict_resume: bool = False
+    """Refuse to fall back on an older checkpoint where the newest is damaged."""
+    trackers: tuple[str, ...] = ()
+    """accelerate's names of experiment trackers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,69 +90,166 @@ class Finished:
     """Final log-perplexity by domain and `mean`; None where the run stopped early."""
 
 
-def run(recipe: Recipe, path: Path, data: Path | None, events: Events) -> Finished:
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """Everything a run is made of, open and checked."""
+
+    recipe: Recipe
+    folder: RunDir
+    store: TokenStore
+    batches: Batches
+    evaluation: EvaluationSet
+    mesh: Mesh
+    events: Events
+    options: Options
+    digest: str
+    """Of recipe and data: equal on all ranks."""
+
+
+def run(
+    recipe: Recipe, path: Path, data: Path | None, events: Events, options: Options | None = None
+) -> Finished:
     """Train a recipe in a run folder, from its newest checkpoint if there is one.
+
+    Started by a launcher, every rank calls this; rank 0 writes what is written once.
 
     Args:
         recipe: resolved.
         path: run folder.
         data: token store; None is the recipe's default place.
         events: callbacks.
+        options: of this start; None is the defaults.
 
     Raises:
         UserError: with the exit code of its kind; status.json says the same.
     """
-    mesh = make_mesh(recipe.train.precision)
-    check_memory(recipe, mesh)
-    store = open_store(recipe, data)
-    with RunDir(path) as folder:
-        batches = training_batches(store, recipe)
-        evaluation = evaluation_set(store, recipe)
-        identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-        now = provenance(mesh, identity, store)
-        first = folder.claim(recipe, now)
-        if first.get("threads") != now["threads"]:
-            events.warn(
-                f"begun with {first.get('threads')} threads, continued with {now['threads']}: losses may "
-                "differ in their last bits; set OMP_NUM_THREADS for the same ones"
+    with joined(recipe) as mesh, lost_ranks_named(mesh), ExitStack() as stack:
+        start = _opened(recipe, path, data, events, options or Options(), mesh, stack)
+        # Inside the folder's record of failures, so that it is the named error that is written down.
+        with start.folder.failures_recorded(), lost_ranks_named(mesh):
+            verify = lambda: verify_store(  # noqa: E731
+                start.store, [recipe.data.train_split, recipe.data.eval_split], events.verifying
             )
-        with folder.failures_recorded():
-            verify_store(store, [recipe.data.train_split, recipe.data.eval_split], events.verifying)
+            mesh.together(verify if mesh.local_rank == 0 else lambda: None)
             with named_memory_errors():
-                trainer = _Trainer(recipe, folder, store, batches, evaluation, mesh, events)
+                trainer = mesh.together(lambda: _Trainer(start))
                 return trainer.run()
+
+
+def _opened(
+    recipe: Recipe,
+    path: Path,
+    data: Path | None,
+    events: Events,
+    options: Options,
+    mesh: Mesh,
+    stack: ExitStack,
+) -> _Start:
+    """Open data and run folder; what one rank refuses, all refuse."""
+
+    def look() -> tuple[TokenStore, Batches, EvaluationSet]:
+        problems = impossible_layout(recipe, mesh.world, mesh.local_world)
+        if problems:
+            raise RecipeError(
+                f"recipe {recipe.name} on {mesh.world} ranks",
+                [f"{where}: {what}" for where, what in problems],
+            )
+        check_memory(recipe, mesh)
+        store = open_store(recipe, data)
+        return store, training_batches(store, recipe), evaluation_set(store, recipe)
+
+    store, batches, evaluation = mesh.together(look)
+    folder = RunDir(path) if mesh.leads else PeerRunDir(path, mesh.rank)
+    identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
+    digest = sha256_text(recipe_as_yaml(recipe) + store.fingerprint)
+    mesh.require_equal(
+        {"recipe": sha256_text(recipe_as_yaml(recipe)), "precision": mesh.precision, **identity, **versions()}
+    )
+
+    def claim() -> None:
+        stack.enter_context(folder)
+        now = provenance(mesh, identity, store)
+        _warn_of_changes(folder.claim(recipe, now, options.allow_drift), now, events)
+
+    mesh.together(claim)
+    return _Start(
+        recipe=recipe,
+        folder=folder,
+        store=store,
+        batches=batches,
+        evaluation=evaluation,
+        mesh=mesh,
+        events=events,
+        options=options,
+        digest=digest,
+    )
+
+
+def _warn_of_changes(first: Any, now: Any, events: Events) -> None:
+    for fact in ("threads", "world", "precision"):
+        before = first.get(fact, now[fact])
+        if before != now[fact]:
+            remedy = "; set OMP_NUM_THREADS for the same ones" if fact == "threads" else ""
+            events.warn(
+                f"begun with {fact} {before}, continued with {now[fact]}: losses may differ in their last "
+                f"bits{remedy}"
+            )
 
 
 class _Trainer:
     """The state of one run between its steps."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: RunDir,
-        store: TokenStore,
-        batches: Batches,
-        evaluation: EvaluationSet,
-        mesh: Mesh,
-        events: Events,
-    ) -> None:
-        self._recipe, self._folder, self._store = recipe, folder, store
-        self._batches, self._evaluation = batches, evaluation
-        self._mesh, self._events = mesh, events
-        network = build_network(recipe.model, recipe.seed, store.manifest.tokenizer.end_of_text)
-        self._model = LanguageModel(network).to(mesh.device)
+    def __init__(self, start: _Start) -> None:
+        recipe, mesh = start.recipe, start.mesh
+        self._start, self._recipe, self._mesh, self._events = start, recipe, mesh, start.events
+        self._folder, self._batches = start.folder, start.batches
+        network = build_network(recipe.model, recipe.seed, start.store.manifest.tokenizer.end_of_text)
+        head = "released_bf16" if recipe.compatibility.bf16_losses else recipe.parallel.head
+        self._model = LanguageModel(network, accepted_head(head, mesh.device))
+        self._shared = share_model(self._model, mesh, recipe.parallel)
         self._optimizer = build_optimizer(self._model, recipe.optimizer)
         spec = recipe.reweighting
         self._reweighter = SampleReweighter(
-            spec.strategy, spec.r, spec.warmup_steps, warmup=spec.warmup, delta=spec.delta
+            spec.strategy,
+            spec.r,
+            spec.warmup_steps,
+            warmup=spec.warmup,
+            delta=spec.delta,
+            first_node_weights=recipe.compatibility.first_node_weights,
         )
+        lagged = spec.scope == "lagged" and spec.strategy != "uniform"
+        self._lagged = LaggedRange(spec.strategy, spec.r, spec.delta) if lagged else None
+        own = mesh.shares(recipe.train.global_batch)
         self._settings = StepSettings(
             seed=recipe.seed,
-            micro_batch=recipe.train.micro_batch or recipe.train.global_batch,
+            micro_batch=recipe.train.micro_batch or max(own),
             clip_norm=recipe.train.clip_norm,
+            scope=spec.scope,
+            global_batch=recipe.train.global_batch,
+            drop_nonfinite=recipe.train.nonfinite == "drop_sample",
+        )
+        # Every rank reads equally many samples: the last one again where the shares are uneven.
+        place = sample_slices(own)[mesh.rank]
+        self._own = np.minimum(place.start + np.arange(max(own)), place.stop - 1)
+        self._saver = checkpoint.Saver(
+            start.folder.checkpoints,
+            keep=recipe.train.keep_checkpoints,
+            ranks=self._ranks,
+            background=recipe.train.checkpoint_async,
+            warn=start.events.warn,
         )
         self._broken = torch.zeros((), device=mesh.device)
+        self._verdicts = Verdicts(mesh)
+        self._recent: dict[int, tuple[BatchPlan, StepOutcome]] = {}
+        self._drops = 0
         self._clock = Clock()
+        self._telemetry = Telemetry(recipe, mesh, start.batches.domains, self._reweighter)
+        names = start.options.trackers if mesh.leads else ()
+        self._trackers = Trackers(names, start.folder.path, recipe_as_dict(recipe), start.events.warn)
+
+    @property
+    def _ranks(self) -> checkpoint.Ranks:
+        return checkpoint.Ranks(rank=self._mesh.rank, world=self._mesh.world, exchange=self._mesh.exchange)
 
     def run(self) -> Finished:
         done = self._restore()
@@ -130,166 +258,237 @@ class _Trainer:
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             ahead = pool.submit(self._read, done + 1)
             for step in range(done + 1, steps + 1):
-                plan, tokens_MT = ahead.result()
+                phases = PhaseTimer(self._mesh.device) if self._logs(step) else NO_TIMER
+                plan, tokens_BT = ahead.result()
+                phases.mark("data")
                 if step < steps:
                     ahead = pool.submit(self._read, step + 1)
-                scores = self._one_step(step, plan, tokens_MT)
-                code = self._events.stop()
-                if code is not None and step < steps:
-                    return self._leave(step, code)
+                scores, asked = self._one_step(step, plan, tokens_BT, phases)
+                if asked & (Request.STOP | Request.INTERRUPT) and step < steps:
+                    return self._leave(step, asked)
+                if asked & Request.SAVE and not self._saves(step):
+                    self._save(step)
+        self._saver.settle()
         if scores is None:
             # Stopped between the last checkpoint and the model: its evaluation is in metrics.jsonl already.
             scores = self._score()
         self._finish(scores)
+        self._trackers.finish()
         return Finished(step=steps, exit_code=ExitCode.DONE, scores=scores)
 
     def _restore(self) -> int:
         """Steps already behind us, with everything as it was after the last of them."""
-        checkpoint.discard_temporaries(self._folder.checkpoints)
-        found = checkpoint.latest(self._folder.checkpoints, self._events.warn)
+        folder = self._folder.checkpoints
+        damaged: list[str] = []
+        checkpoint.discard_temporaries(folder, self._ranks)
+        found = checkpoint.latest(folder, damaged.append, self._ranks)
+        for line in damaged:
+            self._events.warn(line)
+        if damaged and self._start.options.strict_resume:
+            raise ResumeError(f"{damaged[0]}; restore it, or leave --strict-resume out to use an older one")
         done = 0
         if found is not None:
-            checkpoint.load(found, self._model, self._optimizer)
+            extra = checkpoint.load(found, self._model, self._optimizer)
             done = found.step
+            if self._lagged is not None and RANGE in extra:
+                self._lagged.range = extra[RANGE].to(self._mesh.device)
         self._folder.rewind_metrics(done if found is not None else -1)
         self._folder.set_status("running", ExitCode.DONE, done)
         return done
 
     def _read(self, step: int) -> tuple[BatchPlan, NDArray[np.int32]]:
+        """The step's global batch, and the tokens of this rank's samples."""
         plan = self._batches.plan(step)
-        return plan, self._batches.tokens(plan)
+        own = BatchPlan(domains_M=plan.domains_M[self._own], windows_M=plan.windows_M[self._own])
+        return plan, self._batches.tokens(own)
+
+    def _logs(self, step: int) -> bool:
+        train = self._recipe.train
+        return step in (1, train.steps) or step % train.log_every_steps == 0
+
+    def _saves(self, step: int) -> bool:
+        train = self._recipe.train
+        return step == train.steps or step % train.checkpoint_every_steps == 0
 
     def _one_step(
-        self, step: int, plan: BatchPlan, tokens_MT: NDArray[np.int32]
-    ) -> dict[str, LogPerplexity] | None:
+        self, step: int, plan: BatchPlan, tokens_BT: NDArray[np.int32], phases: PhaseTimer
+    ) -> tuple[dict[str, LogPerplexity] | None, Request]:
         train = self._recipe.train
+        note = None
+        if self._mesh.world > 1:
+            note = make_note(self._mesh, fingerprint(self._start.digest, step, plan), self._asked())
         self._model.train()
         outcome = train_step(
-            self._model,
+            self._shared,
             self._optimizer,
             self._reweighter,
-            self._mesh.place(tokens_MT),
+            self._mesh.place(tokens_BT),
             step=step,
             lr=learning_rate(self._recipe.optimizer, train.steps, step),
             broken=self._broken,
             mesh=self._mesh,
             settings=self._settings,
+            lagged=self._lagged,
+            note=note,
+            timer=phases,
         )
         self._broken = outcome.broken
         self._clock.step(train.tokens_a_step)
-        last = step == train.steps
-        logs = step == 1 or last or step % train.log_every_steps == 0
-        saves = last or step % train.checkpoint_every_steps == 0
-        # On a CPU reading the flag is free; on a GPU it waits for a step that reads numbers anyway.
-        if logs or saves or not self._mesh.waits_for_device:
-            self._check_finite(step, plan, outcome)
-        if logs:
-            self._log(step, plan, outcome)
-        scores = self._evaluate(step) if last or step % self._recipe.evaluation.every_steps == 0 else None
-        if saves:
+        evaluates = step == train.steps or step % self._recipe.evaluation.every_steps == 0
+        now = self._logs(step) or self._saves(step) or evaluates
+        asked = self._judge(step, plan, outcome, now=now)
+        self._count_drops(step, plan, outcome)
+        if self._logs(step):
+            self._log(step, plan, outcome, phases)
+        if self._mesh.world > 1 and step % self._recipe.parallel.check_replicas_every_steps == 0:
+            check_replicas(self._model, self._mesh, step)
+        scores = self._evaluate(step) if evaluates else None
+        if self._saves(step):
             self._save(step)
-        return scores
+        return scores, asked if self._mesh.world > 1 else self._asked()
 
-    def _log(self, step: int, plan: BatchPlan, outcome: StepOutcome) -> None:
-        reweighted = outcome.reweighted
-        statistics = weight_statistics(reweighted.losses_M, reweighted.weights_M)
-        line: dict[str, Any] = {
-            "kind": "train",
-            "step": step,
-            "tokens": step * self._recipe.train.tokens_a_step,
-            "loss": statistics.loss,
-            "weighted_loss": statistics.weighted_loss,
-            "lr": self._optimizer.param_groups[0]["lr"],
-            "r": reweighted.r,
-            "grad_norm": outcome.grad_norm.item(),
-            "max_weight": statistics.max_weight,
-            "min_weight": statistics.min_weight,
-            "ess": statistics.ess,
-            "entropy": statistics.entropy,
-            "weight_share": self._weight_share(plan, reweighted.weights_M),
-            "tokens_per_s": self._clock.tokens_per_s(),
+    def _asked(self) -> Request:
+        """What signals asked of this process."""
+        code, asked = self._events.stop(), Request(0)
+        if code is not None:
+            asked |= Request.INTERRUPT if code == ExitCode.INTERRUPTED else Request.STOP
+        return asked | Request.SAVE if self._events.save() else asked
+
+    def _judge(self, step: int, plan: BatchPlan, outcome: StepOutcome, *, now: bool) -> Request:
+        """Stop where a verdict is bad, before anything of it is saved; else what any rank was asked for."""
+        self._recent[step] = plan, outcome
+        asked = Request(0)
+        for verdict in self._verdicts.after(step, outcome.broken, outcome.notes, now=now):
+            if verdict.strangers:
+                raise RankError(
+                    f"in step {verdict.step} rank {', '.join(map(str, verdict.strangers))} did not compute "
+                    "the batch that rank 0 did; nothing was updated. Start all ranks with the same command, code "
+                    "and data"
+                )
+            if verdict.broken:
+                self._halt(verdict)
+            asked |= verdict.requests
+        for old in [known for known in self._recent if known < step]:
+            del self._recent[old]
+        return asked
+
+    def _halt(self, verdict: Verdict) -> None:
+        """Record a number that is not finite, and stop; the update was already left out."""
+        plan, outcome = self._recent[verdict.step]
+        losses = outcome.reweighted.losses_M.cpu().tolist()
+        kept = [place for place in range(len(plan.domains_M)) if place not in outcome.dropped]
+        places = sample_slices(self._mesh.shares(len(plan.domains_M)))
+        samples = samples_of(plan, self._batches.domains, tuple(kept))
+        for sample, loss in zip(samples, losses, strict=True):
+            rank = next(r for r, place in enumerate(places) if place.start <= sample["place"] < place.stop)
+            sample |= {"rank": rank, "loss": repr(loss)}
+        facts = {
+            "step": verdict.step,
+            "lr": learning_rate(self._recipe.optimizer, self._recipe.train.steps, verdict.step),
+            "r": outcome.reweighted.r,
+            "grad_norm": repr(outcome.grad_norm.item()),
+            "samples": samples,
         }
+        crash = self._folder.record_crash(verdict.step, facts)
+        raise NonFiniteError(
+            f"a loss or gradient is not finite at step {verdict.step}; the update was left out and the "
+            f"samples are in {crash}. Lower optimizer.lr or check the data"
+        )
+
+    def _count_drops(self, step: int, plan: BatchPlan, outcome: StepOutcome) -> None:
+        self._drops = self._drops + 1 if outcome.dropped else 0
+        if not outcome.dropped:
+            return
+        samples = samples_of(plan, self._batches.domains, outcome.dropped)
+        self._folder.log(kind="dropped", step=step, samples=samples)
+        self._events.warn(f"step {step}: {len(samples)} samples left out, their loss is not finite")
+        if self._drops == DROPS_IN_A_ROW:
+            crash = self._folder.record_crash(step, {"step": step, "dropped": samples})
+            raise NonFiniteError(
+                f"samples with a loss that is not finite in {DROPS_IN_A_ROW} steps in a row, up to step "
+                f"{step}; the last are in {crash}. Lower optimizer.lr or check the data"
+            )
+
+    def _log(self, step: int, plan: BatchPlan, outcome: StepOutcome, phases: PhaseTimer) -> None:
+        lr = self._optimizer.param_groups[0]["lr"]
+        line = self._telemetry.line(step, plan, outcome, lr, self._clock, phases)
         self._folder.log(**line)
+        self._trackers.log(line)
         self._events.advance(step, line)
 
-    def _weight_share(self, plan: BatchPlan, weights_M: Tensor) -> dict[str, float]:
-        shares_K = np.bincount(
-            plan.domains_M, weights=weights_M.double().cpu().numpy(), minlength=len(self._batches.domains)
-        )
-        return dict(zip(self._batches.domains, shares_K.tolist(), strict=True))
-
-    def _check_finite(self, step: int, plan: BatchPlan, outcome: StepOutcome) -> None:
-        """Stop before a number that is not finite reaches a checkpoint; the update was already left out."""
-        if not outcome.broken.item():
-            return
-        losses = outcome.reweighted.losses_M.cpu().tolist()
-        crash = self._folder.path / "crash" / f"step-{step:07d}.json"
-        crash.parent.mkdir(exist_ok=True)
-        samples = [
-            {"domain": self._batches.domains[d], "window": int(w), "loss": repr(loss)}
-            for d, w, loss in zip(plan.domains_M, plan.windows_M, losses, strict=True)
-        ]
-        write_json(crash, {"step": step, "grad_norm": repr(outcome.grad_norm.item()), "samples": samples})
-        raise NonFiniteError(
-            f"a loss or gradient is not finite at step {step} (or since the last logged step); "
-            f"the update was left out and the samples are in {crash}. Lower optimizer.lr or check the data"
-        )
-
     def _score(self) -> dict[str, LogPerplexity]:
-        losses = Losses(self._model, self._mesh)
-        return log_perplexity(self._evaluation, losses, self._recipe.evaluation.batch)
+        batch = self._recipe.evaluation.batch * self._mesh.world
+        return log_perplexity(self._start.evaluation, Losses(self._model, self._mesh), batch)
 
     def _evaluate(self, step: int) -> dict[str, LogPerplexity]:
         scores = self._score()
-        self._folder.log(
-            kind="eval",
-            step=step,
-            tokens=step * self._recipe.train.tokens_a_step,
-            log_perplexity={name: score.value for name, score in scores.items()},
-            n={name: score.n for name, score in scores.items()},
-            eval_set_sha256=self._evaluation.sha256,
-        )
+        line = {
+            "kind": "eval",
+            "step": step,
+            "tokens": step * self._recipe.train.tokens_a_step,
+            "log_perplexity": {name: score.value for name, score in scores.items()},
+            "n": {name: score.n for name, score in scores.items()},
+            "eval_set_sha256": self._start.evaluation.sha256,
+        }
+        self._folder.log(**line)
+        self._trackers.log(line)
         self._clock.skip()
         return scores
 
-    def _save(self, step: int) -> None:
-        checkpoint.save(
-            self._folder.checkpoints,
-            step,
-            self._model,
-            self._optimizer,
-            keep=self._recipe.train.keep_checkpoints,
-        )
+    def _save(self, step: int, *, final: bool = False) -> None:
+        extra: dict[str, Tensor] = {}
+        if self._lagged is not None and self._lagged.range is not None:
+            extra[RANGE] = self._lagged.range
+        final = final or step == self._recipe.train.steps
+        self._saver.save(step, self._model, self._optimizer, extra, final=final)
         self._folder.set_status("running", ExitCode.DONE, step)
         self._clock.skip()
 
-    def _leave(self, step: int, code: int) -> Finished:
+    def _leave(self, step: int, asked: Request) -> Finished:
         """Save and stop between two steps, because a signal asked for it."""
-        self._save(step)
-        state = "interrupted" if code == ExitCode.INTERRUPTED else "preempted"
+        if not self._saves(step):
+            self._save(step, final=True)
+        self._saver.settle()
+        interrupted = bool(asked & Request.INTERRUPT)
+        code = ExitCode.INTERRUPTED if interrupted else ExitCode.PREEMPTED
+        state = "interrupted" if interrupted else "preempted"
         self._folder.set_status(state, code, step, "run the same command again to continue")
+        self._trackers.finish()
+        self._mesh.exchange(
+            "status.json is written"
+        )  # a scheduler may end everyone when the first one leaves
         return Finished(step=step, exit_code=code, scores=None)
 
     def _finish(self, scores: dict[str, LogPerplexity]) -> None:
+        full = dict(full_parameters(self._model)) if self._mesh.sharded else {}
+        self._mesh.together(lambda: self._write_model(full, scores) if self._mesh.leads else None)
+
+    def _write_model(self, full: dict[str, Tensor], scores: dict[str, LogPerplexity]) -> None:
+        recipe, store = self._recipe, self._start.store
         temporary = self._folder.path / ".tmp-model"
         shutil.rmtree(temporary, ignore_errors=True)
-        tokenizer = self._store.path / "tokenizer.json"
+        tokenizer = store.path / "tokenizer.json"
+        network = self._model.network
+        if full:
+            network = build_network(recipe.model, recipe.seed, store.manifest.tokenizer.end_of_text)
+            whole = LanguageModel(network)
+            for name, parameter in whole.named_parameters():
+                parameter.data.copy_(full[name])
         try:
-            export(self._model.network, temporary, tokenizer if tokenizer.is_file() else None)
+            export(network, temporary, tokenizer if tokenizer.is_file() else None)
             shutil.rmtree(self._folder.model, ignore_errors=True)
             temporary.rename(self._folder.model)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        steps = self._recipe.train.steps
         write_results(
             self._folder.results,
             Results(
-                recipe=self._recipe.name,
-                seed=self._recipe.seed,
-                step=steps,
+                recipe=recipe.name,
+                seed=recipe.seed,
+                step=recipe.train.steps,
                 scores=as_scores(scores),
-                eval_set_sha256=self._evaluation.sha256,
+                eval_set_sha256=self._start.evaluation.sha256,
                 versions=versions(),
             ),
         )
-        self._folder.set_status(COMPLETE, ExitCode.DONE, steps)
+        self._folder.set_status(COMPLETE, ExitCode.DONE, recipe.train.steps)

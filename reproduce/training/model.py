@@ -3,12 +3,15 @@
 Shapes: B samples, T tokens, V vocabulary, D width.
 """
 
+import functools
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
@@ -16,27 +19,69 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from data_prep.errors import DataError, StorageError
-from reproduce.method import head_losses
+from reproduce.method import Head, head_losses
 from reproduce.recipe import ModelSpec
 
 RETRAIN = "restore it, or delete it with status.json and run the same `reweight train` again"
 
 
+WHOLE_SEQUENCES = "sdpa_whole_sequences"
+"""The library's own sdpa attention under a name for which it builds no mask.
+
+Before it builds one it looks whether sequences are packed, and reads the answer from the device: a
+synchronisation every forward pass. Without a mask attention is causal all the same.
+"""
+AttentionInterface.register(WHOLE_SEQUENCES, sdpa_attention_forward)
+
+
 class LanguageModel(nn.Module):
     """Token ids in, per-sample losses out."""
 
-    def __init__(self, network: PreTrainedModel) -> None:
-        """`network` is any Hugging Face causal model whose head is one matrix without a bias."""
+    def __init__(self, network: PreTrainedModel, head: Head = head_losses) -> None:
+        """Wrap a network, whose attention is set to causal over whole sequences (no padding).
+
+        Args:
+            network: a Hugging Face causal model with sdpa attention whose head is one matrix without a bias.
+            head: from its hidden states to losses; one of `HEADS`.
+        """
         super().__init__()
         self.network = network
+        self._head = head
+        network.set_attn_implementation(WHOLE_SEQUENCES)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Losses (B,) float32, nats a token, of sequences of token ids (B, T)."""
         hidden_BTD = self.network.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        return head_losses(hidden_BTD, self.network.get_output_embeddings().weight, tokens_BT)
+        return self._head(hidden_BTD, self.network.get_output_embeddings().weight, tokens_BT)
+
+
+def blocks(network: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks, first to last: what is sharded, recomputed and compiled one by one."""
+    body = network.base_model
+    layers = body.h if network.config.model_type == "gpt2" else body.layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def recompute_blocks(network: PreTrainedModel) -> None:
+    """Keep only every block's input for the backward pass and run the block again there.
+
+    Names of parameters stay, and dropout drops the same units again. Call it before `compile_blocks`.
+    """
+    # torch's own, not the library's switch, whose name and reach change between its releases. `forward` and
+    # not the module is wrapped: hooks, such as those that gather sharded parameters, run once.
+    for block in blocks(network):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_blocks(network: PreTrainedModel) -> None:
+    """Compile every block by torch.compile, each in one graph; blocks of one shape share the compiled code."""
+    for block in blocks(network):
+        block.forward = torch.compile(block.forward, fullgraph=True)
 
 
 def build_network(spec: ModelSpec, seed: int, end_of_text: int) -> PreTrainedModel:

@@ -48,6 +48,8 @@ def provenance(mesh: Mesh, identity: dict[str, str], store: TokenStore) -> dict[
         "hardware": _hardware(mesh),
         "precision": mesh.precision,
         "threads": torch.get_num_threads(),
+        "world": mesh.world,
+        "ranks_a_node": mesh.local_world,
     }
 
 

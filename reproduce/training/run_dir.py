@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +16,31 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data_prep.files import TEMPORARY, atomic_file, read_ordinary_file, sha256_text, write_text_atomically
-from reproduce.errors import DataError, ExitCode, RecipeError, ResumeError, StorageError
+from reproduce.errors import (
+    DataError,
+    ExitCode,
+    PeerFailedError,
+    RankError,
+    RecipeError,
+    ResumeError,
+    StorageError,
+)
 from reproduce.recipe import Recipe, load_recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
 
 COMPLETE = "complete"
 RECIPE_DIGEST = "recipe_sha256"
 """Key of provenance.json: the digest of recipe.yaml as it was written."""
+
+
+RESULT_NEUTRAL = (
+    "parallel.",
+    "train.checkpoint_async",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.log_every_steps",
+)
+"""Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them."""
 
 
 class RunDir:
@@ -88,7 +106,9 @@ class RunDir:
         (self.path / ".lock.holder").unlink(missing_ok=True)
         self._lock.release()
 
-    def claim(self, recipe: Recipe, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    def claim(
+        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
         """Make the folder this recipe's before step 1, or check that it already is.
 
         Returns the facts of the folder's first start, which may be this one.
@@ -97,6 +117,7 @@ class RunDir:
             recipe: what is about to run.
             provenance: facts of this start; its `identity` holds those that decide the result besides the
                 recipe, such as the store's fingerprint.
+            allowed: fields that may have changed since; each change is put on record.
 
         Raises:
             ResumeError: the folder belongs to another recipe or to other data; names the differences.
@@ -115,26 +136,55 @@ class RunDir:
             restarts = list(first.get("restarts", []))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ResumeError(f"{origin} cannot be read; restore it or choose another --out") from None
-        self.check_recipe(recipe)
-        self._refuse(_differences(identity, provenance["identity"]))
-        write_json(origin, {**first, "restarts": [*restarts, dict(provenance)]})
+        drift = self.check_recipe(recipe, allowed)
+        drift += self._refuse(_differences(identity, provenance["identity"]), allowed)
+        document = {
+            **first,
+            "identity": dict(provenance["identity"]),
+            "restarts": [*restarts, dict(provenance)],
+        }
+        if drift:
+            text = recipe_as_yaml(recipe)
+            changes = [{"field": path, "old": old, "new": new} for path, old, new in drift]
+            document |= {"drift": [*first.get("drift", []), *changes], RECIPE_DIGEST: sha256_text(text)}
+            write_json(origin, document)
+            write_text_atomically(own, text)
+        else:
+            write_json(origin, document)
         return first
 
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a folder whose recipe.yaml is not this recipe, or is damaged (ResumeError)."""
+    def check_recipe(self, recipe: Recipe, allowed: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
+        """Refuse a folder whose recipe.yaml is not this recipe, or is damaged (ResumeError).
+
+        Returns the allowed differences: field, value there, value now.
+        """
         try:
             before = recorded_recipe(self.path)
         except DataError as error:
             raise ResumeError(f"{error} or choose another --out") from None
-        self._refuse(_differences(recipe_as_dict(before), recipe_as_dict(recipe)))
+        relevant = (
+            difference
+            for difference in _differences(recipe_as_dict(before), recipe_as_dict(recipe))
+            if not _is_neutral(difference[0], recipe)
+        )
+        return self._refuse(relevant, allowed)
 
-    def _refuse(self, differences: Iterator[tuple[str, Any, Any]]) -> None:
-        changed = [f"{path} {_short(old)} there, {_short(new)} now" for path, old, new in differences]
+    def _refuse(
+        self, differences: Iterator[tuple[str, Any, Any]], allowed: Sequence[str]
+    ) -> list[tuple[str, Any, Any]]:
+        found = list(differences)
+        changed = [
+            f"{path} {_short(old)} there, {_short(new)} now"
+            for path, old, new in found
+            if path not in allowed
+        ]
         if changed:
             raise ResumeError(
                 f"{self.path} holds another run ({'; '.join(changed)}). "
-                "Give this one its own folder with --out, or undo the change to continue that one"
+                "Give this one its own folder with --out, undo the change, or continue with it on record by "
+                "--allow-drift FIELD"
             )
+        return found
 
     def rewind_metrics(self, step: int) -> None:
         """Forget lines after a step, which will be written again, and a last line cut short by a crash."""
@@ -164,6 +214,13 @@ class RunDir:
         """Write status.json: what launchers and schedulers read, since they flatten exit codes."""
         write_json(self.path / "status.json", _status(state, exit_code, step, reason))
 
+    def record_crash(self, step: int, facts: Mapping[str, Any]) -> Path:
+        """Write crash/step-N.json; returns where."""
+        path = self.path / "crash" / f"step-{step:07d}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, facts)
+        return path
+
     @contextmanager
     def failures_recorded(self) -> Iterator[None]:
         """Write status.json `failed` with the exit code when the block raises."""
@@ -176,7 +233,10 @@ class RunDir:
         except Exception as error:
             storage = isinstance(error, (OSError, MemoryError))
             code = getattr(error, "exit_code", ExitCode.STORAGE if storage else ExitCode.BUG)
-            self._record_failure(int(code), str(error))
+            # Whoever failed first has said why; what follows from it is no news.
+            second_hand = isinstance(error, (PeerFailedError, RankError))
+            if not (second_hand and self.status.get("state") == "failed"):
+                self._record_failure(int(code), str(error))
             raise
 
     def _record_failure(self, code: int, reason: str) -> None:
@@ -192,6 +252,47 @@ class RunDir:
             with suppress(OSError), path.open("r+b") as file:
                 file.write(json.dumps(status, indent=2).encode())
                 file.truncate()
+
+
+class PeerRunDir(RunDir):
+    """The run folder as the ranks see it that do not lead: they write nothing but their own failure."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        """`rank` is named in a failure."""
+        super().__init__(path)
+        self._rank = rank
+
+    def __enter__(self) -> "PeerRunDir":
+        """Rank 0 makes the folder and holds its lock."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    def claim(
+        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
+        """Rank 0 does."""
+        return provenance
+
+    def rewind_metrics(self, step: int) -> None:
+        """Rank 0 does."""
+
+    def log(self, **fields: Any) -> None:
+        """Rank 0 does."""
+
+    def set_status(self, state: str, exit_code: int, step: int, reason: str = "") -> None:
+        """Rank 0 does."""
+
+    def record_crash(self, step: int, facts: Mapping[str, Any]) -> Path:
+        """Rank 0 does; every rank knows every loss."""
+        return self.path / "crash" / f"step-{step:07d}.json"
+
+    def _record_failure(self, code: int, reason: str) -> None:
+        if self.path.is_dir() and code not in (ExitCode.INTERRUPTED, ExitCode.PREEMPTED):
+            super()._record_failure(code, f"rank {self._rank}: {reason}")
 
 
 def _status(state: str, exit_code: int, step: int, reason: str) -> dict[str, Any]:
@@ -243,6 +344,12 @@ def _text_of(path: Path) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:16] + "..."
+
+
+def _is_neutral(path: str, recipe: Recipe) -> bool:
+    if path == "train.micro_batch":
+        return recipe.reweighting.scope != "micro"
+    return path.startswith(RESULT_NEUTRAL)
 
 
 def _differences(

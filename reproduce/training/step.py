@@ -1,17 +1,24 @@
 """One training step, to be read against Algorithm 1. No logging, no I/O, no branch on a strategy's name.
 
-Shapes: B own samples, M samples of the global batch, T tokens. Steps count from 1.
+Shapes: B own samples of this rank, M samples of the global batch, T tokens. Steps count from 1.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from reproduce.method import Reweighted, SampleReweighter
+from reproduce.method import LaggedRange, Reweighted, SampleReweighter
+from reproduce.training.agreement import NotedGather
+from reproduce.training.clock import NO_TIMER, PhaseTimer
 from reproduce.training.mesh import Mesh
+from reproduce.training.passes import Work, lagged_pass, micro_passes, two_passes, uniform_pass
+from reproduce.training.sharding import clip_gradients
+
+Scope = Literal["global", "micro", "lagged"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,12 @@ class StepOutcome:
     grad_norm: Tensor
     """Global gradient norm before clipping, a scalar."""
     broken: Tensor
-    """1.0 if this or an earlier step met a number that is not finite; the update was then left out."""
+    """1.0 if this or an earlier step met a number that is not finite, or ranks disagreed; the update was then
+    left out."""
+    notes: Tensor | None = None
+    """(W, NOTE) every rank's note; None where one process computes alone."""
+    dropped: tuple[int, ...] = ()
+    """Places in the global batch of samples that were left out because their loss is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,12 @@ class StepSettings:
     micro_batch: int
     """Samples of one forward pass."""
     clip_norm: float
+    scope: Scope = "global"
+    """What a sample is weighed against; recipe.schema.ReweightingSpec."""
+    global_batch: int | None = None
+    """M; None: every rank's samples all count."""
+    drop_nonfinite: bool = False
+    """Leave out samples whose loss is not finite, at the price of one more forward pass and a wait."""
 
 
 def train_step(
@@ -47,73 +65,80 @@ def train_step(
     broken: Tensor,
     mesh: Mesh,
     settings: StepSettings,
+    lagged: LaggedRange | None = None,
+    note: Tensor | None = None,
+    timer: PhaseTimer = NO_TIMER,
 ) -> StepOutcome:
-    """Algorithm 1 for the own samples (B, T) of the global batch; weights are exact over the global batch.
+    """Algorithm 1 for the own samples (B, T) of the global batch.
 
-    `broken` is the previous step's flag, 0.0 at first.
+    Args:
+        model: as sharding.share_model returns it; token ids (b, T) -> losses (b,).
+        optimizer: fused, so that `found_inf` leaves an update out.
+        reweighter: strategy and temperature.
+        tokens_BT: own samples; B is the same on all ranks, filled up at the end where the shares are uneven.
+        step: 1 for the first.
+        lr: learning rate of this step.
+        broken: the previous step's flag, 0.0 at first.
+        mesh: where this rank computes.
+        settings: what stays the same.
+        lagged: the range of losses seen so far; scope lagged needs one.
+        note: what this rank tells the others; needed where there are others.
+        timer: told what the time went to.
     """
-    micro_batches = torch.split(tokens_BT, settings.micro_batch)
-
-    def losses_of(part: int) -> Tensor:
-        mesh.seed(settings.seed, step, part)
-        with mesh.autocast():
-            losses: Tensor = model(micro_batches[part])
-        return losses
+    gather = NotedGather(note) if note is not None else None
+    work = Work(
+        model=model,
+        reweighter=reweighter,
+        micro_batches=torch.split(tokens_BT, settings.micro_batch),
+        counts=mesh.shares(settings.global_batch or mesh.world * len(tokens_BT)),
+        rank=mesh.rank,
+        gather=gather,
+        step=step,
+        before_forward=_before_forward(mesh, settings, step),
+        timer=timer,
+    )
+    dropped: tuple[int, ...] = ()
+    if settings.drop_nonfinite:
+        work, dropped = work.without_nonfinite()
 
     # 1.-6. Per-sample losses, weights over the global batch, gradients of the weighted sum.
     optimizer.zero_grad(set_to_none=True)
-    passes = _one_pass if reweighter.is_uniform(step) else _two_passes
-    reweighted = passes(losses_of, _slices(micro_batches), reweighter, step)
+    reweighted = _passes(work, settings.scope, lagged)(work)
+    if lagged is not None:
+        lagged.see(reweighted.losses_M)
 
-    # 7. Clip and update, unless a number is not finite.
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    # 7. Clip and update, unless a number is not finite or ranks are not computing the same step.
+    grad_norm = clip_gradients(model, settings.clip_norm)
     finite = torch.isfinite(reweighted.losses_M).all() & torch.isfinite(grad_norm)
     broken = torch.maximum(broken, 1.0 - finite.float())
+    if gather is not None:
+        broken = torch.maximum(broken, gather.disagreement())
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.found_inf = broken  # type: ignore[attr-defined]
     optimizer.step()
-    return StepOutcome(reweighted=reweighted, grad_norm=grad_norm, broken=broken)
+    timer.mark("optimizer")
+    notes = None if gather is None else gather.notes
+    return StepOutcome(
+        reweighted=reweighted, grad_norm=grad_norm, broken=broken, notes=notes, dropped=dropped
+    )
 
 
-def _two_passes(
-    losses_of: Callable[[int], Tensor], parts: Sequence[slice], reweighter: SampleReweighter, step: int
-) -> Reweighted:
-    """Weights first, gradients after: all micro-batches but the last, which keeps its graph, run again."""
-    # 1. Forward: per-sample losses of the own samples.
-    *early, last = range(len(parts))
-    with torch.no_grad():
-        scored = [losses_of(part) for part in early]
-    live = losses_of(last)
-
-    # 2.-5. Gather the losses of all ranks, normalise, score, weigh; own slice by global rank.
-    reweighted = reweighter.weigh(torch.cat([*scored, live.detach()]), step)
-
-    # 6. Back-propagate the weighted sum over the global batch.
-    _backward(reweighted.loss(live, parts[last]))
-    for part in early:
-        _backward(reweighted.loss(losses_of(part), parts[part]))
-    return reweighted
+def _passes(work: Work, scope: Scope, lagged: LaggedRange | None) -> Callable[[Work], Reweighted]:
+    if work.reweighter.is_uniform(work.step):
+        return uniform_pass
+    if scope == "micro":
+        return micro_passes
+    if scope == "lagged" and lagged is not None and lagged.known:
+        return lambda work: lagged_pass(work, lagged)
+    return two_passes
 
 
-def _one_pass(
-    losses_of: Callable[[int], Tensor], parts: Sequence[slice], reweighter: SampleReweighter, step: int
-) -> Reweighted:
-    """Where every weight is 1/M there is nothing to wait for: the plain mean, accumulated."""
-    seen = []
-    own = parts[-1].stop
-    for part, samples in enumerate(parts):
-        losses = losses_of(part)
-        _backward(losses.mean() * ((samples.stop - samples.start) / own))
-        seen.append(losses.detach())
-    return reweighter.weigh(torch.cat(seen), step)
+def _before_forward(
+    mesh: Mesh, settings: StepSettings, step: int
+) -> Callable[[int], AbstractContextManager[object]]:
+    def prepare(part: int) -> AbstractContextManager[object]:
+        mesh.seed(settings.seed, step, part)
+        return mesh.autocast()
 
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _slices(micro_batches: Sequence[Tensor]) -> list[slice]:
-    """Where each micro-batch's samples lie among the own samples."""
-    ends = itertools.accumulate((len(part) for part in micro_batches), initial=0)
-    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+    return prepare

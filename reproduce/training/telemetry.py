@@ -1,0 +1,115 @@
+"""One line of metrics.jsonl a logged step: losses, weights, rates, memory. It waits for the device."""
+
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.batches import BatchPlan
+from reproduce.method import SampleReweighter, weight_statistics
+from reproduce.recipe import Recipe
+from reproduce.recipe.estimate import flops_a_token
+from reproduce.training.clock import Clock, PhaseTimer
+from reproduce.training.mesh import Mesh
+from reproduce.training.step import StepOutcome
+
+DENSE_PEAK_FLOPS = {
+    "A100": {"bf16": 312e12, "fp32": 19.5e12},
+    "H100": {"bf16": 989e12, "fp32": 67e12},
+    "H200": {"bf16": 989e12, "fp32": 67e12},
+}
+"""Manufacturer's dense matrix FLOP/s of one GPU by a part of its name."""
+
+BOUND = 2.0
+"""Proposition 1's bound on a weight, as a multiple of 1/M."""
+
+
+def peak_flops(mesh: Mesh) -> float | None:
+    """Dense FLOP/s of one rank's device; None where it is not in the table."""
+    if mesh.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(mesh.device)
+    found = [peaks for part, peaks in DENSE_PEAK_FLOPS.items() if part in name]
+    return found[0][mesh.precision] if found else None
+
+
+class Telemetry:
+    """Makes the lines of one run."""
+
+    def __init__(
+        self, recipe: Recipe, mesh: Mesh, domains: tuple[str, ...], reweighter: SampleReweighter
+    ) -> None:
+        """`domains` are what `BatchPlan.domains_M` counts."""
+        self._recipe, self._mesh, self._domains = recipe, mesh, domains
+        self._reweighter = reweighter
+        self._flops = flops_a_token(recipe.model, recipe.train.sequence)
+        peak = peak_flops(mesh)
+        self._peak = None if peak is None else peak * mesh.world
+
+    def line(
+        self, step: int, plan: BatchPlan, outcome: StepOutcome, lr: float, clock: Clock, phases: PhaseTimer
+    ) -> dict[str, Any]:
+        """The step's line.
+
+        Args:
+            step: the step.
+            plan: its global batch.
+            outcome: what happened.
+            lr: learning rate.
+            clock: read and started anew.
+            phases: of this step.
+        """
+        reweighted = outcome.reweighted
+        statistics = weight_statistics(reweighted.losses_M, reweighted.weights_M)
+        rate = clock.tokens_per_s()
+        line: dict[str, Any] = {
+            "kind": "train",
+            "step": step,
+            "tokens": step * self._recipe.train.tokens_a_step,
+            "loss": statistics.loss,
+            "weighted_loss": statistics.weighted_loss,
+            "lr": lr,
+            "r": reweighted.r,
+            "grad_norm": outcome.grad_norm.item(),
+            "max_weight": statistics.max_weight,
+            "over_bound": statistics.max_weight > BOUND,
+            "min_weight": statistics.min_weight,
+            "ess": statistics.ess,
+            "entropy": statistics.entropy,
+            "weight_share": self._weight_share(plan, outcome),
+            "tokens_per_s": rate,
+            "model_flops_per_s": rate * self._flops,
+            "mfu": None if self._peak is None else rate * self._flops / self._peak,
+            "memory_bytes": self._memory(),
+            "seconds": phases.seconds(),
+        }
+        if self._recipe.reweighting.scope == "lagged":
+            exact_M = self._reweighter.weights(reweighted.losses_M, step)
+            # Half the summed difference: the share of weight that is not where it should be.
+            line["weight_error"] = 0.5 * (reweighted.weights_M - exact_M).abs().sum().item()
+        if outcome.dropped:
+            line["dropped"] = samples_of(plan, self._domains, outcome.dropped)
+        return line
+
+    def _weight_share(self, plan: BatchPlan, outcome: StepOutcome) -> dict[str, float]:
+        domains_M = np.delete(plan.domains_M, outcome.dropped)
+        weights_M = outcome.reweighted.weights_M.double().cpu().numpy()
+        shares_K = np.bincount(domains_M, weights=weights_M, minlength=len(self._domains))
+        return dict(zip(self._domains, shares_K.tolist(), strict=True))
+
+    def _memory(self) -> int:
+        """Peak bytes of this rank so far: of the GPU, or of the process on a CPU."""
+        if self._mesh.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._mesh.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def samples_of(
+    plan: BatchPlan, domains: tuple[str, ...], places: tuple[int, ...] | range
+) -> list[dict[str, Any]]:
+    """Domain and window of samples of a global batch."""
+    return [
+        {"place": place, "domain": domains[plan.domains_M[place]], "window": int(plan.windows_M[place])}
+        for place in places
+    ]

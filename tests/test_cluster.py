@@ -1,0 +1,394 @@
+"""One recipe under every launcher: the same losses as one process, and status.json says how it ended.
+
+`make test-cluster`. Needs nothing but CPUs; network namespaces and Slurm need root and Debian's iproute2,
+slurm-wlm and munge, and are skipped without.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY_RECIPE
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[1]
+HELPERS = ROOT / "tests" / "cluster"
+SBATCH = ROOT / "docs" / "sbatch"
+STEPS = 8
+# Ends only when it is made to.
+ENDLESS = ("train.steps=100000", "evaluation.every_steps=100000", "train.checkpoint_every_steps=20")
+LONG = tuple(word for setting in ENDLESS for word in ("--set", setting))
+
+Command = list[str]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny_linupper.yaml"
+    path.write_text(TINY_RECIPE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PATH with a `reweight` that is this tree's."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "reweight"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m reproduce.cli "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environ(bin_folder: Path) -> dict[str, str]:
+    """The environment of every command here: no launcher's, no GPU."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
+    paths = [str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return kept | {
+        "PATH": os.pathsep.join(paths),
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def train(recipe: Path, store_path: Path) -> Callable[..., Command]:
+    """`reweight train` of the tiny recipe into a run folder."""
+
+    def command(out: Path, *more: str) -> Command:
+        return [
+            "reweight",
+            "train",
+            "--recipe",
+            str(recipe),
+            "--data",
+            str(store_path),
+            "--out",
+            str(out),
+            *more,
+        ]
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def alone(
+    train: Callable[..., Command], environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> list[float]:
+    """Losses of one process, step by step."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    check(train(out), environ)
+    return losses(out)
+
+
+def check(
+    command: Sequence[str | Path], environ: Mapping[str, str], code: int = 0, seconds: float = 200
+) -> str:
+    """Run a command to its end, which must be this exit code; its output."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=dict(environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout[-4000:]
+    return done.stdout
+
+
+def losses(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def status(out: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / "status.json").read_text())
+    return found
+
+
+def equals_one_process(out: Path, alone: Sequence[float]) -> None:
+    assert (status(out)["state"], status(out)["exit_code"], status(out)["step"]) == ("complete", 0, STEPS)
+    assert (out / "model" / "model.safetensors").is_file()
+    assert len(alone) == STEPS
+    # Ranks add in another order than one process does; 1e-5 nats of a loss near 4.
+    assert losses(out) == pytest.approx(alone, abs=1e-5)
+
+
+def needs(*tools: str) -> None:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+LAUNCHERS = {
+    "nproc": (),
+    "torchrun": ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python"),
+    "accelerate": ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--no_python"),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_machine(
+    launcher: str,
+    train: Callable[..., Command],
+    environ: dict[str, str],
+    alone: Sequence[float],
+    tmp_path: Path,
+) -> None:
+    more = ("--nproc", "2") if launcher == "nproc" else ()
+    check([*LAUNCHERS[launcher], *train(tmp_path / "run", *more)], environ)
+    equals_one_process(tmp_path / "run", alone)
+
+
+def test_accelerate_for_cpus_says_that_it_starts_one_process(
+    train: Callable[..., Command], environ: dict[str, str], tmp_path: Path
+) -> None:
+    launch = ("accelerate", "launch", "--cpu", "--num_processes", "2", "--no_python")
+    said = check([*launch, *train(tmp_path / "run")], environ, code=1)
+    assert "asked for several processes and started one; give it --multi_gpu" in said
+
+
+def test_two_hosts_joined_by_torchrun(
+    train: Callable[..., Command], environ: dict[str, str], alone: Sequence[float], tmp_path: Path
+) -> None:
+    needs("ip")
+    done = subprocess.run(["ip", "netns", "add", f"probe-{os.getpid()}"], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"network namespaces: {done.stderr.decode().strip()}")
+    subprocess.run(["ip", "netns", "delete", f"probe-{os.getpid()}"], check=True)
+    check([HELPERS / "two_hosts.sh", sys.executable, *train(tmp_path / "run")], environ)
+    equals_one_process(tmp_path / "run", alone)
+
+
+# ---- Slurm
+
+
+@pytest.fixture(scope="module")
+def slurm(environ: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The environment with a cluster of two nodes, both this machine."""
+    needs("munged", "slurmctld", "slurmd", "srun", "setpriv")
+    # Short: it holds a socket, whose path may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    try:
+        check([HELPERS / "slurm.sh", "start", folder], environ)
+        yield environ | {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}
+    finally:
+        check([HELPERS / "slurm.sh", "stop", folder], environ)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("layout", [("-N", "1", "-n", "2"), ("-N", "2", "-n", "2")], ids=["1x2", "2x1"])
+def test_srun(
+    layout: Sequence[str],
+    train: Callable[..., Command],
+    slurm: dict[str, str],
+    alone: Sequence[float],
+    tmp_path: Path,
+) -> None:
+    check(["srun", *layout, *train(tmp_path / "run")], slurm)
+    equals_one_process(tmp_path / "run", alone)
+
+
+def test_one_task_of_srun_may_start_its_own_ranks(
+    train: Callable[..., Command], slurm: dict[str, str], alone: Sequence[float], tmp_path: Path
+) -> None:
+    check(["srun", "-n", "1", *train(tmp_path / "run", "--nproc", "2")], slurm)
+    equals_one_process(tmp_path / "run", alone)
+
+
+class Job:
+    """docs/sbatch/8x8.sbatch as it is, on two nodes of one rank; the rest comes from the environment."""
+
+    def __init__(self, slurm: dict[str, str], recipe: Path, store: Path, out: Path, more: str = "") -> None:
+        self.environ = slurm | {"RECIPE": str(recipe), "DATA": str(store), "OUT": str(out), "MORE": more}
+        self.log = out.parent / "log"
+        size = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1")
+        command = ["sbatch", "--parsable", "--output", self.log, *size, SBATCH / "8x8.sbatch"]
+        self.id = check(command, self.environ).strip()
+
+    def scontrol(self, *arguments: str) -> str:
+        return check(["scontrol", *arguments], self.environ)
+
+    def state(self) -> str:
+        return self.scontrol("show", "job", self.id).split("JobState=")[1].split()[0]
+
+    def send(self, name: str) -> None:
+        """As `#SBATCH --signal` does: to the steps, not to the batch shell."""
+        check(["scancel", "--signal", name, self.id], self.environ)
+
+    def wait_for(self, state: str) -> None:
+        try:
+            wait_until(lambda: self.state() == state, 120)
+        except AssertionError:
+            pytest.fail(f"job is {self.state()}, not {state}: {self.log.read_text()[-4000:]}")
+
+
+def checkpoints(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "checkpoints").glob("step-*"))
+
+
+def training(out: Path) -> bool:
+    return (out / "metrics.jsonl").is_file() and len(losses(out)) > 2
+
+
+def test_sbatch_file(
+    recipe: Path, store_path: Path, slurm: dict[str, str], alone: Sequence[float], tmp_path: Path
+) -> None:
+    job = Job(slurm, recipe, store_path, tmp_path / "run")
+    job.wait_for("COMPLETED")
+    equals_one_process(tmp_path / "run", alone)
+
+
+def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
+    recipe: Path, store_path: Path, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    job = Job(
+        slurm, recipe, store_path, out, "--set train.steps=100000 --set train.checkpoint_every_steps=99999"
+    )
+    wait_until(lambda: training(out), 100)
+    job.send("USR1")
+    wait_until(lambda: len(checkpoints(out)) == 1)
+    saved = len(losses(out))
+    wait_until(lambda: len(losses(out)) > saved)  # goes on
+    job.send("TERM")
+    wait_until(lambda: status(out)["state"] == "preempted")
+    assert status(out)["exit_code"] == 75
+    stopped = status(out)["step"]
+    job.wait_for("PENDING")
+    assert f"step-{stopped:07d}" in checkpoints(out)
+    assert len(losses(out)) == stopped
+    job.scontrol("update", f"JobId={job.id}", "StartTime=now")  # else in two minutes
+    wait_until(lambda: len(losses(out)) > int(str(stopped)), 100)
+    assert "Restarts=1" in job.scontrol("show", "job", job.id)
+    check(["scancel", job.id], job.environ)
+    wait_until(lambda: job.state() == "CANCELLED")
+    wait_until(lambda: status(out)["state"] != "running")
+    assert status(out)["exit_code"] == 75
+
+
+# ---- faults
+
+
+def ranks_of(out: Path) -> dict[int, int]:
+    """Rank -> process id, of every process that trains into this folder."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            variables = dict(
+                v.split(b"=", 1) for v in (process / "environ").read_bytes().split(b"\0") if b"=" in v
+            )
+        except OSError:
+            continue
+        # torchrun's own command line has the folder too, but no rank in its environment.
+        if str(out).encode() in command and b"RANK" in variables:
+            found[int(variables[b"RANK"])] = int(process.name)
+    return found
+
+
+def launched_by(
+    launcher: str, command: Command, environ: Mapping[str, str], log: Path
+) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as file:
+        return subprocess.Popen([*LAUNCHERS[launcher], *command], env=dict(environ), stdout=file, stderr=file)
+
+
+def end_of(process: "subprocess.Popen[bytes]", out: Path, seconds: float, log: Path) -> int:
+    """The exit code, within so many seconds; nothing may be left of the run."""
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        for pid in ranks_of(out).values():
+            os.kill(pid, signal.SIGKILL)
+        pytest.fail(f"still there after {seconds} s: {log.read_text()[-4000:]}")
+    wait_until(lambda: not ranks_of(out), 5.0)
+    return code
+
+
+@pytest.mark.parametrize("launcher", ["nproc", "torchrun"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_all_and_the_run_continues(
+    launcher: str,
+    rank: int,
+    train: Callable[..., Command],
+    environ: dict[str, str],
+    alone: Sequence[float],
+    tmp_path: Path,
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    more = ("--nproc", "2") if launcher == "nproc" else ()
+    process = launched_by(launcher, train(out, *LONG, *more), environ, log)
+    wait_until(lambda: training(out), 100)
+    time.sleep(random.Random(f"{launcher} {rank}").uniform(0.0, 0.5))
+    os.kill(ranks_of(out)[rank], signal.SIGKILL)
+    code = end_of(process, out, 60.0, log)
+    lost = status(out)
+    if launcher == "nproc":
+        assert code == 9, log.read_text()
+        assert (lost["state"], lost["exit_code"]) == ("failed", 9)
+        assert f"rank {rank}: killed by signal 9" in str(lost["reason"])
+    elif rank == 1:
+        # torchrun makes every code a 1, and only a surviving rank 0 can write.
+        assert code == 1
+        assert (lost["state"], lost["exit_code"]) == ("failed", 9), log.read_text()
+    before = losses(out)
+    # Continued for ten steps or so, the losses written before the kill come back bit for bit.
+    goes_on = launched_by(launcher, train(out, *LONG, *more), environ, log)
+    try:
+        wait_until(lambda: len(losses(out)) > len(before), 100)
+    finally:
+        goes_on.terminate()
+    end_of(goes_on, out, 60.0, log)
+    assert losses(out)[: len(before)] == before
+    assert status(out)["state"] == "preempted"
+
+
+@pytest.mark.parametrize("launcher", ["nproc", "torchrun"])
+@pytest.mark.parametrize(
+    ("number", "code", "state"),
+    [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_saves_the_newest_step(
+    launcher: str,
+    number: int,
+    code: int,
+    state: str,
+    train: Callable[..., Command],
+    environ: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    more = ("--nproc", "2") if launcher == "nproc" else ()
+    process = launched_by(launcher, train(out, *LONG, *more), environ, log)
+    wait_until(lambda: training(out), 100)
+    process.send_signal(number)
+    ended = end_of(process, out, 25.0, log)
+    assert ended == (code if launcher == "nproc" else 1), log.read_text()
+    assert (status(out)["state"], status(out)["exit_code"]) == (state, code)
+    assert status(out)["step"] == len(losses(out))
+    assert checkpoints(out)[-1] == f"step-{len(losses(out)):07d}"
