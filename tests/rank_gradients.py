@@ -29,7 +29,14 @@ from reproduce.training.step import StepOutcome, StepSettings, train_step
 SPECS = {
     "gpt2": ModelSpec(family="gpt2", layers=2, heads=2, width=16, context=12, vocab=41),
     "llama": ModelSpec(
-        family="llama", layers=2, heads=2, width=16, feed_forward=24, context=12, vocab=41, tie_embeddings=False
+        family="llama",
+        layers=2,
+        heads=2,
+        width=16,
+        feed_forward=24,
+        context=12,
+        vocab=41,
+        tie_embeddings=False,
     ),
 }
 ADAM = OptimizerSpec(lr=1e-2, end_lr=1e-3, warmup_steps=2)
@@ -66,7 +73,13 @@ def own_tokens(mesh: Mesh, tokens_MT: torch.Tensor) -> torch.Tensor:
 
 
 def take_step(
-    mesh: Mesh, model: LanguageModel, sharding: str, strategy: str, samples: int, micro_batch: int, **more: object
+    mesh: Mesh,
+    model: LanguageModel,
+    sharding: str,
+    strategy: str,
+    samples: int,
+    micro_batch: int,
+    **more: object,
 ) -> StepOutcome:
     spec = ParallelSpec(sharding=sharding, shard_ranks=2 if sharding == "hybrid" and mesh.world > 2 else None)
     shared = share_model(model, mesh, spec)
@@ -83,7 +96,11 @@ def take_step(
         broken=torch.zeros(()),
         mesh=mesh,
         settings=StepSettings(
-            seed=7, micro_batch=micro_batch, clip_norm=1e9, global_batch=samples, scope=more.get("scope", "global")
+            seed=7,
+            micro_batch=micro_batch,
+            clip_norm=1e9,
+            global_batch=samples,
+            scope=more.get("scope", "global"),
         ),
         lagged=more.get("lagged"),
         note=make_note(mesh, 99, Request(0)),

@@ -27,8 +27,13 @@ HELPERS = ROOT / "tests" / "cluster"
 SBATCH = ROOT / "docs" / "sbatch"
 STEPS = 8
 # Ends only when it is made to.
-ENDLESS = ("train.steps=100000", "evaluation.every_steps=100000", "train.checkpoint_every_steps=20")
+ENDLESS = (
+    "train.steps=100000",
+    "data.repeat=true",
+    "evaluation.every_steps=100000",
+)
 LONG = tuple(word for setting in ENDLESS for word in ("--set", setting))
+OFTEN, NEVER = (("--set", f"train.checkpoint_every_steps={steps}") for steps in (20, 100000))
 
 Command = list[str]
 
@@ -136,10 +141,11 @@ def needs(*tools: str) -> None:
         pytest.skip("needs root")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0, log: Path | None = None) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        if time.monotonic() > end:
+            pytest.fail("waited in vain" + (f": {log.read_text()[-4000:]}" if log and log.exists() else ""))
         time.sleep(0.1)
 
 
@@ -240,10 +246,7 @@ class Job:
         check(["scancel", "--signal", name, self.id], self.environ)
 
     def wait_for(self, state: str) -> None:
-        try:
-            wait_until(lambda: self.state() == state, 120)
-        except AssertionError:
-            pytest.fail(f"job is {self.state()}, not {state}: {self.log.read_text()[-4000:]}")
+        wait_until(lambda: self.state() == state, 120, self.log)
 
 
 def checkpoints(out: Path) -> list[str]:
@@ -266,10 +269,8 @@ def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
     recipe: Path, store_path: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = Job(
-        slurm, recipe, store_path, out, "--set train.steps=100000 --set train.checkpoint_every_steps=99999"
-    )
-    wait_until(lambda: training(out), 100)
+    job = Job(slurm, recipe, store_path, out, " ".join((*LONG, *NEVER)))
+    wait_until(lambda: training(out), 100, job.log)
     job.send("USR1")
     wait_until(lambda: len(checkpoints(out)) == 1)
     saved = len(losses(out))
@@ -282,7 +283,7 @@ def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
     assert f"step-{stopped:07d}" in checkpoints(out)
     assert len(losses(out)) == stopped
     job.scontrol("update", f"JobId={job.id}", "StartTime=now")  # else in two minutes
-    wait_until(lambda: len(losses(out)) > int(str(stopped)), 100)
+    wait_until(lambda: len(losses(out)) > int(str(stopped)), 100, job.log)
     assert "Restarts=1" in job.scontrol("show", "job", job.id)
     check(["scancel", job.id], job.environ)
     wait_until(lambda: job.state() == "CANCELLED")
@@ -342,8 +343,8 @@ def test_a_killed_rank_ends_all_and_the_run_continues(
 ) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     more = ("--nproc", "2") if launcher == "nproc" else ()
-    process = launched_by(launcher, train(out, *LONG, *more), environ, log)
-    wait_until(lambda: training(out), 100)
+    process = launched_by(launcher, train(out, *LONG, *OFTEN, *more), environ, log)
+    wait_until(lambda: training(out), 100, log)
     time.sleep(random.Random(f"{launcher} {rank}").uniform(0.0, 0.5))
     os.kill(ranks_of(out)[rank], signal.SIGKILL)
     code = end_of(process, out, 60.0, log)
@@ -358,14 +359,44 @@ def test_a_killed_rank_ends_all_and_the_run_continues(
         assert (lost["state"], lost["exit_code"]) == ("failed", 9), log.read_text()
     before = losses(out)
     # Continued for ten steps or so, the losses written before the kill come back bit for bit.
-    goes_on = launched_by(launcher, train(out, *LONG, *more), environ, log)
+    goes_on = launched_by(launcher, train(out, *LONG, *OFTEN, *more), environ, log)
     try:
-        wait_until(lambda: len(losses(out)) > len(before), 100)
+        wait_until(lambda: len(losses(out)) > len(before), 100, log)
     finally:
         goes_on.terminate()
     end_of(goes_on, out, 60.0, log)
     assert losses(out)[: len(before)] == before
     assert status(out)["state"] == "preempted"
+
+
+@pytest.mark.timeout(1200)
+def test_twenty_killed_ranks_leave_no_trace(
+    train: Callable[..., Command], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """At any moment: while ranks meet, within a step, within a save."""
+    out, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
+    choose = random.Random(32)
+    again = train(out, *LONG, "--set", "train.checkpoint_every_steps=3", "--nproc", "2")
+    for kill in range(20):
+        process = launched_by("nproc", again, environ, log)
+        wait_until(lambda: len(ranks_of(out)) == 2, 60, log)
+        started = choose.random() < 0.75
+        if started:
+            done = len(losses(out)) if (out / "metrics.jsonl").is_file() else 0
+            wait_until(lambda: training(out) and len(losses(out)) > done, 100, log)  # noqa: B023
+        time.sleep(choose.uniform(0.0, 1.0))
+        rank = choose.randrange(2)
+        os.kill(ranks_of(out)[rank], signal.SIGKILL)
+        assert end_of(process, out, 60.0, log) == 9, f"kill {kill}: {log.read_text()[-4000:]}"
+        assert (status(out)["state"], status(out)["exit_code"]) == ("failed", 9)
+        assert f"rank {rank}: killed by signal 9" in str(status(out)["reason"])
+    survived = losses(out)
+    process = launched_by("nproc", train(whole, *LONG, *NEVER, "--nproc", "2"), environ, log)
+    wait_until(lambda: training(whole) and len(losses(whole)) > len(survived), 300, log)
+    process.terminate()
+    assert end_of(process, whole, 60.0, log) == 75
+    assert len(survived) > 20
+    assert losses(whole)[: len(survived)] == survived
 
 
 @pytest.mark.parametrize("launcher", ["nproc", "torchrun"])
@@ -384,8 +415,8 @@ def test_a_signal_saves_the_newest_step(
 ) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     more = ("--nproc", "2") if launcher == "nproc" else ()
-    process = launched_by(launcher, train(out, *LONG, *more), environ, log)
-    wait_until(lambda: training(out), 100)
+    process = launched_by(launcher, train(out, *LONG, *NEVER, *more), environ, log)
+    wait_until(lambda: training(out), 100, log)
     process.send_signal(number)
     ended = end_of(process, out, 25.0, log)
     assert ended == (code if launcher == "nproc" else 1), log.read_text()

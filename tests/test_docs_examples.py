@@ -1,12 +1,13 @@
-"""The method alone in three trainers: uniform is the vanilla one, linupper is one big batch; 1 and 2 ranks."""
+"""The method in three trainers: uniform is the vanilla one, linupper is one big batch, on 1 and 2 ranks."""
 
 import ast
+import itertools
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return of
 
 
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> Iterator[None]:
+    yield
+    ranks.forget_accelerator()
+
+
 def distance(a: ranks.Parameters, b: ranks.Parameters) -> float:
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
@@ -90,11 +97,14 @@ def one_big_batch(model: nn.Module, tokens: Tensor, groups: int = 1) -> ranks.Pa
     return ranks.gradients(model)
 
 
-WHERE = [(world, accumulation) for world in (1, 2) for accumulation in (1, 4)]
+CASES = [
+    *itertools.product(("plain", "accelerate", "global", "micro"), (1, 2), (1, 4)),
+    ("global_local", 2, 4),
+    ("micro_local", 2, 4),
+]
 
 
-@pytest.mark.parametrize(("world", "accumulation"), WHERE)
-@pytest.mark.parametrize("name", ["plain", "accelerate", "global", "global_local", "micro", "micro_local"])
+@pytest.mark.parametrize(("name", "world", "accumulation"), CASES)
 def test_uniform_is_the_vanilla_trainer(results: Results, name: str, world: int, accumulation: int) -> None:
     found = results(world)
     of_trainer = name not in ("plain", "accelerate")
@@ -104,8 +114,7 @@ def test_uniform_is_the_vanilla_trainer(results: Results, name: str, world: int,
     assert distance(vanilla, ranks.values(start)) > 1e-2  # it has been trained
 
 
-@pytest.mark.parametrize(("world", "accumulation"), WHERE)
-@pytest.mark.parametrize("name", ["plain", "accelerate", "global", "global_local", "micro", "micro_local"])
+@pytest.mark.parametrize(("name", "world", "accumulation"), CASES)
 def test_linupper_is_one_big_batch(results: Results, name: str, world: int, accumulation: int) -> None:
     tokens_MT = ranks.tokens_of(world * ranks.SAMPLES_A_RANK)
     make = ranks.gru if name == "plain" else ranks.llama

@@ -1,10 +1,12 @@
 """Per-sample losses against an independent formula, and the head's gradients against float64 autograd."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from device_watch import large_buffers
+from torch import Tensor
 
 from reproduce.method import head_losses, sample_losses
 from reproduce.method.losses import _aligned, _fused, _gradient_in_place, _LateHead, _losses
@@ -168,32 +170,40 @@ def test_the_row_pass_made_for_gpus_gives_the_same(vocab: int, first_weight: flo
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_compiled_row_pass_is_one_graph_right_and_in_place(dtype: torch.dtype) -> None:
+    from torch._dynamo.utils import counters
     from torch._inductor.utils import run_and_get_code
 
     generator = torch.Generator().manual_seed(7)
     weight = torch.randn(203, 32, generator=generator).to(dtype)
-    for rows_n in (700, 300):  # another number of rows needs no new code
+
+    def check(rows_n: int, run: Callable[..., Tensor]) -> None:
         rows = torch.randn(rows_n, 32, generator=generator).to(dtype)
         targets = torch.randint(0, 203, (rows_n,), generator=generator)
         logits = rows @ _aligned(weight).T
         exact = logits[:, :203].double()
-        scored = _fused(_losses, logits, targets, 203)
-        losses, code = run_and_get_code(_fused, _gradient_in_place, logits, targets, 203)
-        expected = torch.softmax(exact, 1) - torch.nn.functional.one_hot(targets, 203)
+        losses = [_fused(_losses, logits, targets, 203), run(_gradient_in_place, logits, targets, 203)]
+        gradient = torch.softmax(exact, 1) - torch.nn.functional.one_hot(targets, 203)
         # bf16 rounds to 8 bits, by at most 2^-9 of a number up to 1.
-        assert (logits[:, :203].double() - expected).abs().max() < (1e-6 if dtype == torch.float32 else 2**-8)
+        assert (logits[:, :203].double() - gradient).abs().max() < (1e-6 if dtype == torch.float32 else 2**-8)
         assert (logits[:, 203:] == 0).all()
         right = torch.nn.functional.cross_entropy(exact, targets, reduction="none")
-        for found in (losses, scored):
+        for found in losses:
             assert found.dtype == torch.float32
             assert (found.double() - right).abs().max() < 2e-6 * right.max()
-        if rows_n == 700:
-            # All it allocates has one number a row: the gradient is written over the logits.
-            allocated = [line for line in "".join(code).splitlines() if "= empty_strided_" in line]
-            assert allocated
-            assert not [line for line in allocated if "256" in line]
-        else:
-            assert code == []
+
+    def with_code(*arguments: object) -> Tensor:
+        losses, code = run_and_get_code(_fused, *arguments)
+        # All it allocates has one number a row: the gradient is written over the logits.
+        allocated = [line for line in "".join(code).splitlines() if "= empty_strided_" in line]
+        assert allocated
+        assert not [line for line in allocated if "256" in line]
+        return losses
+
+    check(700, with_code)
+    check(700, _fused)
+    compiled = counters["stats"]["unique_graphs"]
+    check(300, _fused)  # another number of rows needs no new code
+    assert counters["stats"]["unique_graphs"] == compiled > 0
 
 
 @pytest.mark.slow

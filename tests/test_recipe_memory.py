@@ -88,11 +88,11 @@ def measured(recipe: Recipe, mode: Mode, *, real: bool) -> int:
 
 
 def check(name: str, overrides: list[str], mode: Mode = "fp32", *, real: bool = False) -> None:
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [*overrides, "evaluation.batch=1"])
     found = measured(recipe, mode, real=real)
     if mode == "policy":
-        # The estimate of sharded parameters needs two ranks. Here these are whole and bf16: 2 bytes of weight, 4
-        # of moments, and 2 of the earlier passes' gradient; what they take where sharded is checked by hand below.
+        # The estimate of sharded parameters needs two ranks. Here they are whole and bf16: 2 bytes of weight,
+        # 4 of moments, 2 of the earlier passes' gradient; what they take where sharded is below, by hand.
         memory = peak_memory(recipe, "bf16", Layout(ranks=2, ranks_a_node=2), "cpu")
         found -= (8 if recipe.micro_batches() > 1 else 6) * _parameters(recipe)
         expected = memory.activations + memory.logits + memory.working
@@ -121,7 +121,7 @@ LLAMA_PASS = ["train.micro_batch=4"]
     ],
 )
 def test_peak_of_small_shapes(name: str, overrides: list[str], mode: Mode) -> None:
-    check(name, [*overrides, "evaluation.batch=1"], mode)
+    check(name, overrides, mode)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_peak_of_small_shapes(name: str, overrides: list[str], mode: Mode) -> No
     ],
 )
 def test_peak_of_real_steps(name: str, overrides: list[str]) -> None:
-    check(name, [*overrides, "evaluation.batch=1"], real=True)
+    check(name, overrides, real=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides", "mode"),
     [
-        ("gpt2_nano_uniform", ["train.sequence=16", "train.micro_batch=2", "evaluation.batch=1"], "fp32"),
+        ("gpt2_nano_uniform", ["train.sequence=16", "train.micro_batch=2"], "fp32"),
         ("gpt2_nano_uniform", ["parallel.sharding=full", "train.micro_batch=16"], "policy"),
         ("gpt2_mini_uniform", [NO_DROPOUT], "fp32"),
         ("gpt2_mini_uniform", [NO_DROPOUT, "parallel.sharding=full", "train.micro_batch=16"], "policy"),

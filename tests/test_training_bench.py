@@ -1,6 +1,7 @@
 """The training benchmark: its peers compute what they should, its ratios are what the seconds say."""
 
 import json
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -173,29 +174,31 @@ def test_the_interval_of_a_median_by_hand() -> None:
 
 @pytest.mark.parametrize("keys", [["uniform"], ["plain", "trainer"], ["accumulation"], list(COMPARISONS)])
 def test_turns_balance(keys: list[str]) -> None:
-    """Every round holds the same turns, and a steady drift leaves close pairs at 1."""
+    """Every round holds the same turns, and a steady drift leaves mirrored pairs at 1."""
     first, second = turns(keys, 0), turns(keys, 1)
     assert sorted(first) == sorted(second)
     assert first != second
     for key in keys:
         pair = COMPARISONS[key]
         assert {pair.of, pair.over} <= set(first)
-    for order in (first, second):
-        for pair in (COMPARISONS[key] for key in keys if COMPARISONS[key].close):
-            # A machine that slows from turn to turn: 1.0, 1.1, 1.2 ... seconds.
-            mean = {
-                name: sum(1 + 0.1 * i for i, n in enumerate(order) if n == name) / 2
-                for name in (pair.of, pair.over)
-            }
-            assert mean[pair.of] == pytest.approx(mean[pair.over])
+    rounds: list[dict[str, list[Seconds]]] = [{}, {}]
+    for order, took in zip((first, second), rounds, strict=True):
+        # A machine that slows from turn to turn: 1.0, 1.1, 1.2 ... seconds.
+        for turn, name in enumerate(order):
+            took.setdefault(name, []).append(Seconds(1 + 0.1 * turn, 1 + 0.1 * turn))
+    for ratio in ratios(keys, rounds, "cpu", False):
+        mirrored = COMPARISONS[ratio.key].mirrored
+        assert len(ratio.values) == 2 * max(mirrored, 1)
+        if mirrored:
+            assert ratio.values == pytest.approx([1.0] * 2 * mirrored)
 
 
 def fake_rounds(ours: float, uniform: float, plain: float, count: int) -> list[dict[str, list[Seconds]]]:
     """Rounds whose wall clock runs twice as long as the CPU's, and ten times for the uniform variant."""
     return [
         {
-            OURS: [Seconds(2 * ours, ours)] * 2,
-            UNIFORM: [Seconds(10 * uniform, uniform)] * 2,
+            OURS: [Seconds(2 * ours, ours)] * 6,
+            UNIFORM: [Seconds(10 * uniform, uniform)] * 6,
             PLAIN: [Seconds(2 * plain, plain)],
         }
     ] * count
@@ -205,12 +208,14 @@ def test_ratios_and_verdicts_by_hand() -> None:
     uniform, plain = ratios(["plain", "uniform"], fake_rounds(1.0, 1.0, 1.3, 6), "cpu", True)
     assert (uniform.median, uniform.wall_median, uniform.verdict) == (1.0, 0.2, "met")
     assert (plain.median, plain.verdict) == (1.3, "met")
-    assert (plain.ci_low, plain.ci_high, plain.rounds) == (1.3, 1.3, (1.3,) * 6)
+    assert (plain.ci_low, plain.ci_high, plain.values) == (1.3, 1.3, (1.3,) * 6)
     slow, too = ratios(["plain", "uniform"], fake_rounds(1.02, 1.0, 1.1, 6), "cpu", True)
     assert (slow.verdict, too.verdict) == ("missed", "missed")
-    # Five rounds are too few for an interval; a mix of rounds that straddles the target decides nothing.
-    few = ratios(["uniform"], fake_rounds(1.0, 1.0, 1.3, 5), "cpu", True)[0]
+    # Five rounds: five values of the plain peer, too few for an interval, and 15 of the mirrored pair. A mix
+    # of rounds that straddles the target decides nothing.
+    same, few = ratios(["plain", "uniform"], fake_rounds(1.0, 1.0, 1.3, 5), "cpu", True)
     assert (few.ci_low, few.verdict) == (None, "unresolved")
+    assert (len(same.values), same.verdict) == (15, "met")
     mixed = fake_rounds(1.0, 1.0, 1.0, 4) + fake_rounds(1.0, 1.0, 1.3, 4)
     assert ratios(["plain"], mixed, "cpu", True)[0].verdict == "unresolved"
     assert ratios(["plain"], mixed, "wall", False)[0].verdict is None
@@ -233,9 +238,14 @@ def test_bench_train_prints_one_document(reweight: Cli, recipe_path: Path) -> No
     assert (uniform["key"], plain["key"]) == ("uniform", "plain")
     assert uniform["verdict"] is None, "the tiny recipe has no target"
     seconds = {v["variant"]: v["seconds"] for v in document["variants"]}
-    for index, ratio in enumerate(plain["rounds"]):
-        ours = seconds[OURS][index]
-        assert ratio == pytest.approx(2 * seconds[PLAIN][index][0][1] / (ours[0][1] + ours[1][1]))
+    for index in range(2):
+        ours, other = ([wall_cpu[1] for wall_cpu in seconds[name][index]] for name in (OURS, UNIFORM))
+        assert (len(ours), len(other)) == (6, 6)
+        assert plain["values"][index] == pytest.approx(seconds[PLAIN][index][0][1] / statistics.median(ours))
+        for part in range(3):
+            pair = slice(2 * part, 2 * part + 2)
+            expected = sum(ours[pair]) / sum(other[pair])
+            assert uniform["values"][3 * index + part] == pytest.approx(expected)
     assert document["clock"] == "cpu"
     code, out, _ = reweight(*arguments, "--clock", "wall")
     assert code == 0
@@ -257,7 +267,7 @@ def test_an_interrupt_keeps_the_rounds_done(
     monkeypatch.setattr(bench, "measure", interrupted(2))
     code, out, err = reweight(*arguments)
     assert (code, "interrupted" in err) == (130, True)
-    assert json.loads(out)["ratios"][0]["rounds"] == pytest.approx([1.2, 1.2])
+    assert json.loads(out)["ratios"][0]["values"] == pytest.approx([1.2, 1.2])
     monkeypatch.setattr(bench, "measure", interrupted(0))
     assert reweight(*arguments)[:2] == (130, "")
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,7 @@ def forked(action: Callable[[], None]) -> int:
             action()
             os._exit(0)
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -231,14 +233,17 @@ def test_a_limit_on_file_size_never_hurts_what_is_there(background: bool, tmp_pa
     def limited(limit: int) -> None:
         said: list[str] = []
         saver = Saver(tmp_path, keep=1, warn=said.append, background=background)
+
+        def save(step: int) -> None:
+            saver.save(step, net, optimizer, {})
+            saver.settle()
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        saver.save(2, net, optimizer, {})
-        saver.settle()
+        save(2)
         assert len(said) == 1
         assert names(tmp_path) == ["step-0000001"]
         with pytest.raises(StorageError, match="step 3 was not written"):
-            saver.save(3, net, optimizer, {})
-            saver.settle()
+            save(3)
 
     assert len(limits()) == 20
     for limit in limits():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from reproduce.cli.train import command as train_command
 from reproduce.errors import UserError
+from reproduce.recipe import ParallelSpec, load_recipe
 from reproduce.training import launch, supervisor
 from reproduce.training.run_dir import RunDir, write_json
 from reproduce.training.supervisor import LAUNCHER, run_locally
@@ -160,6 +164,73 @@ def test_the_command_that_does_the_same() -> None:
         'torchrun --nnodes 8 --rdzv-backend c10d --rdzv-endpoint "$HEAD:29500" --rdzv-id reweight '
         f"--nproc-per-node 8 --no-python {train}"
     )
+
+
+# ---- what docs/ tells people to type
+
+DOCS = Path(__file__).parents[1] / "docs"
+SBATCH = sorted((DOCS / "sbatch").glob("*.sbatch"))
+
+
+def parse_train(words: list[str]) -> str:
+    """The recipe of a `reweight train` command that the command line understands."""
+    options = train_command.make_context("train", words[words.index("train") + 1 :]).params
+    assert load_recipe(options["name"]).name == options["name"]
+    return str(options["name"])
+
+
+@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.stem)
+def test_sbatch_files_run_a_command_that_exists(path: Path, tmp_path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    # srun, scontrol and reweight stand in: they write down how they were called.
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/{name}.called\nexit 75\n')
+        (tmp_path / name).chmod(0o755)
+    environ = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "17",
+        "SLURM_CPUS_PER_TASK": "8",
+        "OUT": "runs/with space",
+        "MORE": "--set train.steps=9",
+    }
+    done = subprocess.run(["bash", path], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "")
+    called = (tmp_path / "srun.called").read_text().splitlines()
+    assert called[:4] == ["--cpus-per-task=8", "--kill-on-bad-exit=0", "reweight", "train"]
+    assert called[-4:] == ["--out", "runs/with space", "--set", "train.steps=9"]
+    assert f"RECIPE:-{parse_train(called)}" in text
+    assert (tmp_path / "scontrol.called").read_text().split() == ["requeue", "17"]
+    named = re.findall(r"^# +RECIPE=(\S+)", text, re.MULTILINE)
+    assert [load_recipe(name).name for name in named] == named != []
+
+
+def test_sbatch_files_differ_in_size_alone() -> None:
+    assert [path.stem for path in SBATCH] == ["1gpu", "8gpu", "8x8"]
+
+    def rest(path: Path) -> list[str]:
+        sized = r"^(# .*GPUs?\b.*:.*|#   .*|RECIPE=.*|#SBATCH --(nodes|ntasks-per-node|gpus-per-node)=.*)$"
+        return [line for line in path.read_text().splitlines() if not re.match(sized, line)]
+
+    assert rest(SBATCH[0]) == rest(SBATCH[1]) == rest(SBATCH[2])
+    sizes = [re.findall(r"--(?:nodes|ntasks-per-node|gpus-per-node)=(\d+)", p.read_text()) for p in SBATCH]
+    assert sizes == [["1", "1", "1"], ["1", "8", "8"], ["8", "8", "8"]]
+
+
+def test_the_commands_in_the_guide_exist() -> None:
+    text = (DOCS / "cluster.md").read_text(encoding="utf-8")
+    commands = [line for line in re.findall(r"`([^`]+)`", text) if "reweight train --recipe" in line]
+    assert len(commands) >= 7
+    for line in commands:
+        words = shlex.split(line)
+        parse_train(words[words.index("reweight") :])
+    # What --dry-run prints is what the guide says.
+    arguments = ["--recipe", "llama1b_linupper"]
+    for nodes in (1, 8):
+        assert f"`{launch.command_line(8, nodes, arguments)}`" in text.replace("\n", " ")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (DOCS / link).is_file(), link
+    for key in re.findall(r"`parallel\.(\w+)`", text):
+        assert key in ParallelSpec.__dataclass_fields__
 
 
 # ---- ranks started here. The worker is a few lines of Python that do as RANK says.

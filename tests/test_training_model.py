@@ -13,9 +13,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM
 
-from reproduce.method import HEADS, sample_losses
-from reproduce.recipe import ModelSpec
+from reproduce.method import HEADS, SampleReweighter, sample_losses
+from reproduce.recipe import ModelSpec, OptimizerSpec
 from reproduce.recipe.estimate import parameter_count
+from reproduce.training.mesh import Mesh
 from reproduce.training.model import (
     LanguageModel,
     blocks,
@@ -24,6 +25,8 @@ from reproduce.training.model import (
     export,
     recompute_blocks,
 )
+from reproduce.training.optimizer import build_optimizer
+from reproduce.training.step import StepSettings, train_step
 
 GPT2 = ModelSpec(family="gpt2", layers=3, heads=2, width=24, context=20, vocab=70, dropout=0.1)
 UNTIED = ModelSpec(
@@ -112,6 +115,25 @@ def test_a_pass_forward_and_backward_never_waits_for_the_device(spec: ModelSpec)
     untouched = build_network(spec, seed=0, end_of_text=0)
     with DeviceWatch(), pytest.raises(AssertionError, match="waits for the device"):
         untouched(input_ids=tokens_of(spec), use_cache=False)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 1])
+def test_a_training_step_never_waits_for_the_device(micro_batch: int) -> None:
+    model = model_of(GPT2)
+    optimizer = build_optimizer(model, OptimizerSpec(lr=1e-3, end_lr=0.0, warmup_steps=1))
+    with DeviceWatch():
+        for step in (1, 2):  # the optimizer's first step makes its state
+            train_step(
+                model,
+                optimizer,
+                SampleReweighter("linupper", r=0.4),
+                tokens_of(GPT2),
+                step=step,
+                lr=1e-3,
+                broken=torch.zeros(()),
+                mesh=Mesh(device=torch.device("cpu"), precision="fp32"),
+                settings=StepSettings(seed=0, micro_batch=micro_batch, clip_norm=1.0),
+            )
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
@@ -206,7 +228,7 @@ def test_compiled_blocks_give_the_same(spec: ModelSpec, changes: tuple[Callable[
     untouched = build_network(spec, seed=0, end_of_text=0).eval()
     tokens = tokens_of(spec)
     with torch.no_grad():
-        ours = model.eval().network(input_ids=tokens).logits
+        ours = model.eval().network(input_ids=tokens, use_cache=False).logits
         assert torch.allclose(ours, untouched(input_ids=tokens).logits, rtol=0, atol=1e-5)
 
 
@@ -215,7 +237,7 @@ def test_compiled_blocks_give_the_same(spec: ModelSpec, changes: tuple[Callable[
 def test_compiled_dropout_is_the_same_with_and_without_a_graph(
     changes: tuple[Callable[..., None], ...],
 ) -> None:
-    """Losses that decide the weights and losses that back-propagate come from two passes over a micro-batch."""
+    """The losses that decide the weights and those that back-propagate come from two passes."""
     model = model_of(GPT2, *changes)
 
     def losses(seed: int) -> torch.Tensor:

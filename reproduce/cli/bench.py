@@ -61,7 +61,7 @@ class VariantList(click.ParamType[tuple[str, ...]]):
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a value.")
 @click.option("--variants", "keys", type=VariantList(), default=tuple(COMPARISONS), help="Default: all.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=25, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Steps of a turn.")
 @click.option("--clock", type=click.Choice(["cpu", "wall"]), help="Default: cpu for one thread, else wall.")
 @json_option
@@ -93,7 +93,7 @@ def train(
     \b
     Examples:
       reweight bench train
-      reweight bench train --variants uniform --rounds 60
+      reweight bench train --variants uniform --rounds 40
       reweight bench train --recipe gpt2_nano_quadratic --variants plain,trainer --rounds 9
     """
     import torch
@@ -175,7 +175,7 @@ def _print(title: str, result: Sequence[Ratio], speed: Sequence[Speed], load: Se
         )
         for r in result
     ]
-    columns = ("seconds of a step", "median", "95% interval", "rounds", "wall", "target", "")
+    columns = ("seconds of a step", "median", "95% interval", "all", "wall", "target", "")
     print_table(title, columns, rows)
     busy = [f"{value:.1f}" for value in load if value is not None]
     print_table(

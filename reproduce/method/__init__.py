@@ -6,8 +6,8 @@ weights(losses_B, step).backward()                    # gathers over ranks where
 """
 
 from reproduce.method.heads import HEADS, Head, accepted_head
-from reproduce.method.losses import head_losses, sample_losses
 from reproduce.method.lagged import LaggedRange
+from reproduce.method.losses import head_losses, sample_losses
 from reproduce.method.reweighter import (
     Gather,
     Reweighted,

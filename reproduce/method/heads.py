@@ -7,6 +7,7 @@ gradient for every row. Kernels made for the mean of all rows often do not: Lige
 gradient by the first row's. `accepted_head` finds that out on the device at hand.
 """
 
+import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +19,8 @@ from torch import Tensor
 from reproduce.method.losses import head_losses, head_operands, losses_alone
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(hidden (B, T, D), output matrix (V, D), labels (B, T) not shifted, -100 is no target) -> losses (B,) float32,
-nats a token, with gradients for the first two under any weights of the samples."""
+"""(hidden (B, T, D), output matrix (V, D), labels (B, T) not shifted, -100 is no target) -> losses (B,)
+float32, nats a token, with gradients for the first two under any weights of the samples."""
 
 LIGER_SINCE = (0, 8, 2)
 """First release of liger-kernel whose gradients are right under per-row weights."""
@@ -52,7 +53,7 @@ class _ChunkedHead(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, size: int) -> Tensor:
         """rows (N, D), weight (V, D), targets (N,) -> losses (N,) float32; keeps logsumexp (N,)."""
         losses, normalisers = [], []
-        for r, t in zip(rows.split(size), targets.split(size), strict=True):
+        for r, t in zip(torch.split(rows, size), torch.split(targets, size), strict=True):
             logits = _logits(r, weight)
             normaliser = logits.logsumexp(dim=1)
             normalisers.append(normaliser)
@@ -68,7 +69,7 @@ class _ChunkedHead(torch.autograd.Function):
         drows = torch.empty_like(rows)
         # float32: bf16 sums over chunks would lose what a late chunk adds.
         dweight = torch.zeros_like(weight, dtype=normalisers.dtype)
-        parts = (each.split(ctx.size) for each in (rows, targets, normalisers, upstream, drows))
+        parts = (torch.split(each, ctx.size) for each in (rows, targets, normalisers, upstream, drows))
         for r, t, normaliser, g, dr in zip(*parts, strict=True):
             dlogits = _logits(r, weight).sub_(normaliser.unsqueeze(1)).exp_()
             dlogits.scatter_add_(1, t.unsqueeze(1), dlogits.new_full((len(t), 1), -1.0))
@@ -89,11 +90,11 @@ def _logits(rows: Tensor, weight: Tensor) -> Tensor:
 def linear_cross_entropy_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """`head_losses` by torch's own chunked F.linear_cross_entropy (torch 2.13 and later).
 
-    It returns token losses in the dtype of its operands. In float32 that is exact. In bfloat16 each token loss
-    is rounded to 8 bits (by up to 0.016 nat near 7) before our float32 mean over the sample averages most of it
-    out: measured at width 64, vocabulary 1,000 and losses near 7.4, samples of 127 tokens are off by 0.0009 nat
-    on average and 0.0023 at most, of 511 tokens by 0.0004 and 0.0017. `late` and `chunked` round no loss: a
-    tenth of that, from the operands' own rounding.
+    It returns token losses in the dtype of its operands. In float32 that is exact. In bfloat16 each token
+    loss is rounded to 8 bits (by up to 0.016 nat near 7) before our float32 mean over the sample averages
+    most of it out: measured at width 64, vocabulary 1,000 and losses near 7.4, samples of 127 tokens are off
+    by 0.0009 nat on average and 0.0023 at most, of 511 tokens by 0.0004 and 0.0017. `late` and `chunked`
+    round no loss; what the operands' rounding leaves is a tenth of that.
     """
     head = head_operands(hidden, weight, labels)
     function: Any = vars(F)["linear_cross_entropy"]  # torch 2.11 and 2.12 do not have it
@@ -110,11 +111,10 @@ def liger_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
     Synchronises the device in forward and backward, where it counts targets.
     """
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
+    functional = importlib.import_module("liger_kernel.transformers.functional")
     head = head_operands(hidden, weight, labels)
     with torch.autocast(hidden.device.type, enabled=False):
-        token_losses: Tensor = liger_fused_linear_cross_entropy(
+        token_losses: Tensor = functional.liger_fused_linear_cross_entropy(
             head.rows_ND, head.weight_VD, head.targets_N, reduction="none", accum_dtype=torch.float32
         )
     return head.sample_means(token_losses.float())
@@ -123,8 +123,8 @@ def liger_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def released_bf16_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """The released Llama code's losses: logits, token losses and each sample's mean all in bfloat16.
 
-    A defect, for comparison only (`compatibility.bf16_losses`): near 2.5 nats the losses lie on a grid of 1/64,
-    so the normalisation sees a few dozen levels. Plain autograd, one N x V buffer and more.
+    A defect, for comparison only (`compatibility.bf16_losses`): near 2.5 nats the losses lie on a grid of
+    1/64, so the normalisation sees a few dozen levels. Plain autograd, three N x V buffers.
     """
     head = head_operands(hidden, weight, labels)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -226,21 +226,23 @@ def _check(head: Head, device: torch.device, dtype: torch.dtype, tolerance: floa
     labels[1, 3:6] = -100
     sample_weights = torch.tensor(SAMPLE_WEIGHTS)
 
-    own = [each.to(device).requires_grad_() for each in (hidden, weight)]
+    own_hidden, own_weight = (each.to(device).requires_grad_() for each in (hidden, weight))
+    exact_hidden, exact_weight = (each.double().requires_grad_() for each in (hidden, weight))
     with torch.autocast(device.type, enabled=False), torch.enable_grad():
-        losses = head(*own, labels.to(device))
+        losses = head(own_hidden, own_weight, labels.to(device))
         if losses.dtype != torch.float32 or losses.shape != (batch,):
             raise ValueError(f"losses must be ({batch},) float32, found {tuple(losses.shape)} {losses.dtype}")
-        found = (losses, *torch.autograd.grad((sample_weights.to(device) * losses).sum(), own))
-        exact = [each.double().requires_grad_() for each in (hidden, weight)]
-        right = _reference(*exact, labels)
-        expected = (right, *torch.autograd.grad((sample_weights.double() * right).sum(), exact))
+        right = _reference(exact_hidden, exact_weight, labels)
+        weighted, exactly = (
+            (sample_weights.to(device) * losses).sum(),
+            (sample_weights.double() * right).sum(),
+        )
+        found = (losses, *torch.autograd.grad(weighted, (own_hidden, own_weight)))
+        expected = (right, *torch.autograd.grad(exactly, (exact_hidden, exact_weight)))
     for what, ours, theirs in zip(("losses", "d hidden", "d weight"), found, expected, strict=True):
         error = ((ours.double().cpu() - theirs).norm() / theirs.norm()).item()
         if not error <= tolerance:
-            raise ValueError(
-                f"{what} off by {error:.1%} in {str(dtype).removeprefix('torch.')} under unequal sample weights"
-            )
+            raise ValueError(f"{what} off by {error:.1%} in {dtype} under unequal sample weights")
 
 
 def _reference(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Per-sample loss, from logits or from hidden states and the head's weight.
 
-Shapes: B own samples, T tokens of a sequence, V vocabulary, P vocabulary padded to whole cache lines, D width,
+Shapes: B own samples, T tokens of a sequence, V vocabulary, P vocabulary padded for alignment, D width,
 N rows that predict a token.
 Losses are reduced in float32 whatever the dtype of the logits: with bf16 losses the normalisation would
 see a grid of 1/64 nat (a defect of the released Llama code).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,26 +131,45 @@ class _LateHead(torch.autograd.Function):
             weight = _aligned(weight)
             logits = rows @ weight.T
             losses = _fused(_gradient_in_place, logits, targets, ctx.vocab)
-        else:
-            logits = rows @ weight.T
-            losses = torch.empty(rows.shape[0], dtype=_wide(rows.dtype), device=rows.device)
-            for start in range(0, rows.shape[0], ROWS_A_CHUNK):
-                chunk = slice(start, start + ROWS_A_CHUNK)
-                losses[chunk] = _losses_and_gradient_in_place(logits[chunk], targets[chunk])
-        ctx.save_for_backward(rows, weight, logits)
+            ctx.save_for_backward(rows, weight, logits)
+            return losses
+        # A buffer a chunk: small ones are handed out again, a large one's pages are mapped anew every step.
+        chunks = [chunk @ weight.T for chunk in torch.split(rows, ROWS_A_CHUNK)]
+        parts = zip(chunks, torch.split(targets, ROWS_A_CHUNK), strict=True)
+        losses = torch.cat([_losses_and_gradient_in_place(*part) for part in parts])
+        ctx.save_for_backward(rows, weight, *chunks)
         return losses
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """upstream (N,): the weight of every row's loss."""
-        rows, weight, dlogits = ctx.saved_tensors
+        rows, weight, *chunks = ctx.saved_tensors
         # Scaled in the weights' float32 before rounding: a bf16 weight would be off by up to 1/256.
         scale = upstream.unsqueeze(1)
-        drows = (scale * (dlogits @ weight)).to(rows.dtype) if ctx.needs_input_grad[0] else None
-        dweight = None
+        drows = dweight = None
+        if ctx.needs_input_grad[0]:
+            drows = torch.cat([dlogits @ weight for dlogits in chunks]) if len(chunks) > 1 else chunks[0] @ weight
+            drows = (scale * drows).to(rows.dtype)
         if ctx.needs_input_grad[1]:
-            dweight = (dlogits.T @ (scale * rows).to(rows.dtype))[: ctx.vocab]
+            dweight = _product_of_chunks(chunks, (scale * rows).to(rows.dtype))[: ctx.vocab]
         return drows, dweight, None, None
+
+
+def _product_of_chunks(chunks: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """(V, D) product of the chunks' rows, (n, V) each, transposed, with rows (N, D)."""
+    if len(chunks) == 1:
+        return chunks[0].T @ rows
+    # Summed in float32: a half-precision running sum would lose digits with every chunk.
+    total = torch.zeros(chunks[0].shape[1], rows.shape[1], dtype=_wide(rows.dtype), device=rows.device)
+    start = 0
+    for dlogits in chunks:
+        part = rows[start : start + len(dlogits)]
+        start += len(dlogits)
+        if total.dtype == rows.dtype:
+            total.addmm_(dlogits.T, part)
+        else:
+            total += dlogits.T @ part
+    return total.to(rows.dtype)
 
 
 ROWS_A_CHUNK = 512
@@ -160,8 +179,8 @@ SCORED_ROWS_A_CHUNK = 4096
 """Rows whose logits are alive at a time where no gradient will be asked for."""
 
 ALIGNED_VOCAB = 64
-"""On a GPU the vocabulary is padded to a multiple of this: matrix products on rows that start at odd addresses
-(GPT-2's 50,257) fall back to slow kernels."""
+"""On a GPU the vocabulary is padded to a multiple of this: matrix products on rows that start at odd
+addresses (GPT-2's 50,257) fall back to slow kernels."""
 
 
 def losses_alone(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -176,8 +195,9 @@ def losses_alone(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits.to(_wide(logits.dtype)), chunk_targets, reduction="none")
 
     size = SCORED_ROWS_A_CHUNK
+    chunks = zip(torch.split(rows, size), torch.split(targets, size), strict=True)
     with torch.autocast(rows.device.type, enabled=False):
-        return torch.cat([losses(*pair) for pair in zip(rows.split(size), targets.split(size), strict=True)])
+        return torch.cat([losses(*chunk) for chunk in chunks])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -207,7 +227,7 @@ def _losses_and_gradient_in_place(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 RowPass = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(logits (n, P), targets (n,), their logits (n,), V) -> losses (n,): plain code that is fast once compiled."""
+"""(logits (n, P), targets (n,), their logits (n,), V) -> losses (n,): plain code, fast once compiled."""
 
 
 def _gradient_in_place(logits: Tensor, targets: Tensor, target_logits: Tensor, vocab: int) -> Tensor:
@@ -236,7 +256,7 @@ def _softmax_parts(logits: Tensor, vocab: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _fused(row_pass: RowPass, logits: Tensor, targets: Tensor, vocab: int) -> Tensor:
     """Run a row pass as compiled kernels."""
-    # Outside the compiled code: it must be read before the kernel, whose rows run in any order, overwrites it.
+    # Outside the compiled code: read before the kernel overwrites it, in whatever order.
     target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     if not torch.compiler.is_compiling():
         # One kernel for any number of rows, but every vocabulary its own: its size decides the alignment.

@@ -75,8 +75,8 @@ class Memory:
     """Bytes of one rank, at one moment of a step."""
 
     moment: str
-    """forward: its end; head: the head's backward pass; blocks: the last block's; end: the first block's and
-    the embeddings'; evaluation."""
+    """forward: its end; head, last norm, blocks (the last one): their backward passes; end: the first block's
+    and the embeddings'; evaluation."""
     weights: int
     """Float32 parameters, or the own shard of them."""
     gradients: int
@@ -128,7 +128,14 @@ def peak_memory(recipe: Recipe, precision: Precision, layout: Layout, device: De
         device: what the rank computes on.
     """
     sizes = _Sizes(recipe, precision, layout, device)
-    moments = (sizes.forward(), sizes.head(), sizes.blocks(), sizes.end(), sizes.evaluation())
+    moments = (
+        sizes.forward(),
+        sizes.head(),
+        sizes.last_norm(),
+        sizes.blocks(),
+        sizes.end(),
+        sizes.evaluation(),
+    )
     return max(moments, key=lambda moment: moment.total)
 
 
@@ -162,17 +169,28 @@ class _Sizes:
         """Everything kept, the head's buffer, and the operands of its two backward products."""
         # The rows, their gradient, the scaled rows.
         operands = self._rows * self._model.width * (8 if self._half else 12)
-        gradient = (self._c if self._recipe.parallel.head == "late" else self._wide) * self._matrix
+        late = self._recipe.parallel.head == "late"
+        # In chunks the matrix' gradient adds up in float32, half precision products beside it.
+        gradient = (self._c if late or not self._half else 4 + self._c) * self._matrix
         return self._moment(
             "head", self._earlier, self._kept(), self._logits(), operands + gradient, self._copies()
         )
 
+    def last_norm(self) -> Memory:
+        """The last normalisation's backward pass, in float32: five numbers an element in Llama's."""
+        working = self._rows * self._model.width * (20 if self._model.family == "llama" else 2 * self._s)
+        gradients = self._earlier + self._head_gradient()
+        return self._moment("last norm", gradients, self._kept(), 0, working, self._copies())
+
     def blocks(self) -> Memory:
-        """The last block's backward pass: all blocks' activations, the gradient of the head's matrix."""
-        kept = self._kept() + (self._rows * self._whole_block() if self._recomputes else 0)
-        # A shard's own gradient does not yet hold the head's, which waits whole.
-        head = self._c * self._matrix if self._shards > 1 else 0 if self._earlier else 4 * self._matrix
-        return self._moment("blocks", self._earlier + head, kept, 0, self._block_working(), self._copies())
+        """The last block's backward pass: two gradients of feed-forward width on top of what is freed."""
+        kept = self._kept() - self._rows * self._ends()
+        if self._recomputes:
+            kept += self._rows * (self._whole_block() - self._s * self._model.width)
+        wide = 4 if self._autocast_on_gpu else self._c
+        working = self._rows * (2 * wide * self._model.inner + 2 * self._s * self._model.width)
+        gradients = self._earlier + self._head_gradient()
+        return self._moment("blocks", gradients, kept, 0, working, self._copies())
 
     def end(self) -> Memory:
         """The first block's backward pass and the embeddings' dense gradient."""
@@ -229,12 +247,8 @@ class _Sizes:
             return 3 * 2 * self._rows * vocab
         if self._recipe.parallel.head == "late":
             return self._c * self._rows * vocab
-        return self._wide * min(self._rows, CHUNK_ROWS[self._device]) * vocab
-
-    @property
-    def _wide(self) -> int:
-        """Bytes of a number that a chunked head holds in float32, and in the products' dtype if another."""
-        return 6 if self._half else 4
+        # A chunk in float32 while the one before, or the products' half precision numbers, are still there.
+        return 8 * min(self._rows, CHUNK_ROWS[self._device]) * vocab
 
     @property
     def _recomputes(self) -> bool:
@@ -245,11 +259,20 @@ class _Sizes:
 
     def _kept(self) -> int:
         """Activations of all blocks, embeddings and the last normalisation."""
+        a_block = self._s * self._model.width if self._recomputes else self._whole_block()
+        return self._rows * (self._model.layers * a_block + self._ends())
+
+    def _ends(self) -> int:
+        """Bytes a row of the last normalisation, and of the embeddings' dropout."""
         model, c = self._model, self._c
-        ends = self._s * model.width + (4 + c) * model.width * (model.family == "llama")
-        ends += (1 if self._device == "cuda" else c) * model.width * (model.dropout > 0)
-        a_block = self._s * model.width if self._recomputes else self._whole_block()
-        return self._rows * (model.layers * a_block + ends)
+        norm = self._s * model.width + (4 + c) * model.width * (model.family == "llama")
+        return norm + (1 if self._device == "cuda" else c) * model.width * (model.dropout > 0)
+
+    def _head_gradient(self) -> int:
+        """The head's matrix' gradient, where it is not yet part of gradients counted already."""
+        if self._shards > 1:
+            return self._c * self._matrix  # whole until the root's backward pass ends
+        return 0 if self._earlier else 4 * self._matrix
 
     def _whole_block(self) -> int:
         """Bytes a row that a block keeps; the table in the module's docstring."""
@@ -274,9 +297,3 @@ class _Sizes:
         if self._device == "cuda":
             return 2 * model.width
         return 2 * self._c * model.width + 3 * self._c * model.heads * self._recipe.train.sequence
-
-    def _block_working(self) -> int:
-        """Gradients in flight: two of feed-forward width on top of what is freed, or a normalisation's."""
-        wide = 4 if self._autocast_on_gpu else self._c
-        model = self._model
-        return self._rows * (max(2 * wide * model.inner, 20 * model.width) + 2 * self._s * model.width)

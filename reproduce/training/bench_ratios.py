@@ -54,18 +54,18 @@ class Comparison:
     """Lower end of the target, on the reference shape with one CPU thread."""
     at_most: float | None = None
     """Upper end of it."""
-    close: bool = False
-    """Whether a per cent decides: the two then run A B B A within a round."""
+    mirrored: int = 0
+    """How often a round runs the two as A B B A, which cancels a steady drift: where a per cent decides."""
 
 
 COMPARISONS: Mapping[str, Comparison] = {
-    "uniform": Comparison(of=OURS, over=UNIFORM, at_least=0.99, at_most=1.01, close=True),
+    "uniform": Comparison(of=OURS, over=UNIFORM, at_least=0.99, at_most=1.01, mirrored=3),
     "plain": Comparison(of=PLAIN, over=OURS, at_least=1.15),
     "huggingface": Comparison(of=HUGGING_FACE, over=OURS),
     "trainer": Comparison(of=TRAINER, over=OURS, at_least=1.2),
     "released": Comparison(of=RELEASED, over=OURS, at_least=1.4),
     "accumulation": Comparison(
-        of=EXACT, over=ONE_PASS, at_most=1 + FORWARD_SHARE * (PARTS - 1) / PARTS, close=True
+        of=EXACT, over=ONE_PASS, at_most=1 + FORWARD_SHARE * (PARTS - 1) / PARTS, mirrored=1
     ),
 }
 """What there is to choose from, in the order shown."""
@@ -84,16 +84,17 @@ class Ratio:
     median: float
     low: float
     high: float
-    """Smallest and largest round."""
+    """Smallest and largest value."""
     ci_low: float | None
     ci_high: float | None
-    """95% interval of the median; None below six rounds."""
+    """95% interval of the median; None below six values."""
     at_least: float | None
     at_most: float | None
     """The target; None where there is none or it is not for this shape."""
     verdict: Verdict | None
     """met: the whole interval lies within the target; missed: none of it; None without a target."""
-    rounds: tuple[float, ...]
+    values: tuple[float, ...]
+    """One a round, or as many as it mirrored the pair."""
     wall_median: float
     """The median by the wall clock, whichever clock the rest is by."""
 
@@ -111,19 +112,14 @@ class Speed:
 
 
 def turns(keys: Sequence[str], done: int) -> list[str]:
-    """The order of one round's turns. Odd rounds run backwards, and their close pairs B A A B."""
+    """The order of one round's turns. Odd rounds run backwards, and their mirrored pairs B A A B."""
     chosen = [COMPARISONS[key] for key in COMPARISONS if key in keys]
-    order: list[str] = []
-    peers = [pair.of for pair in chosen if not pair.close]
-    for pair in chosen:
-        if pair.close and OURS in (pair.of, pair.over):
-            order += _mirrored(pair, done)
-    # Without that pair, ours runs on both sides of the peers.
-    order = order + peers if order or not peers else [OURS, *peers, OURS]
-    for pair in chosen:
-        if pair.close and OURS not in (pair.of, pair.over):
-            order += _mirrored(pair, done)
-    return order[::-1] if done % 2 else order
+    peers = [pair.of for pair in chosen if not pair.mirrored]
+    ours = [name for pair in chosen if pair.mirrored and pair.of == OURS for name in _mirrored(pair, done)]
+    others = [name for pair in chosen if pair.mirrored and pair.of != OURS for name in _mirrored(pair, done)]
+    # Without a pair of its own, ours runs on both sides of the peers.
+    first = [*ours, *peers] if ours or not peers else [OURS, *peers, OURS]
+    return (first + others)[:: -1 if done % 2 else 1]
 
 
 def ratios(keys: Sequence[str], rounds: Sequence[Round], clock: Clock, with_targets: bool) -> list[Ratio]:
@@ -171,35 +167,40 @@ def load_average() -> float | None:
 
 def _mirrored(pair: Comparison, done: int) -> list[str]:
     first, second = (pair.over, pair.of) if done % 2 else (pair.of, pair.over)
-    return [first, second, second, first]
+    return [first, second, second, first] * pair.mirrored
 
 
-def _by_round(pair: Comparison, rounds: Sequence[Round], clock: Clock) -> list[float]:
-    def mean(turns_of_one: Sequence[Seconds]) -> float:
-        return statistics.fmean(getattr(seconds, clock) for seconds in turns_of_one)
-
-    return [mean(one[pair.of]) / mean(one[pair.over]) for one in rounds]
+def _values(pair: Comparison, rounds: Sequence[Round], clock: Clock) -> list[float]:
+    """Ratios of turns that ran side by side: one of every A B B A, or one a round."""
+    found = []
+    for one in rounds:
+        of, over = ([getattr(seconds, clock) for seconds in one[name]] for name in (pair.of, pair.over))
+        if pair.mirrored:
+            found += [sum(of[i : i + 2]) / sum(over[i : i + 2]) for i in range(0, len(of), 2)]
+        else:
+            found.append(statistics.median(of) / statistics.median(over))
+    return found
 
 
 def _ratio(key: str, rounds: Sequence[Round], clock: Clock, with_targets: bool) -> Ratio:
     pair = COMPARISONS[key]
-    by_round = _by_round(pair, rounds, clock)
-    interval = median_interval(by_round)
+    values = _values(pair, rounds, clock)
+    interval = median_interval(values)
     at_least, at_most = (pair.at_least, pair.at_most) if with_targets else (None, None)
     return Ratio(
         key=key,
         of=pair.of,
         over=pair.over,
-        median=statistics.median(by_round),
-        low=min(by_round),
-        high=max(by_round),
+        median=statistics.median(values),
+        low=min(values),
+        high=max(values),
         ci_low=interval[0] if interval else None,
         ci_high=interval[1] if interval else None,
         at_least=at_least,
         at_most=at_most,
         verdict=_verdict(interval, at_least, at_most),
-        rounds=tuple(by_round),
-        wall_median=statistics.median(_by_round(pair, rounds, "wall")),
+        values=tuple(values),
+        wall_median=statistics.median(_values(pair, rounds, "wall")),
     )
 
 

@@ -5,79 +5,47 @@ run_dir.py's and checkpoint.py's, what a line of metrics holds telemetry.py's; p
 through `Events`.
 """
 
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.batches import Batches, BatchPlan
-from data_prep.files import sha256_text
-from data_prep.token_store import TokenStore
-from eval.perplexity import EvaluationSet, LogPerplexity, log_perplexity
-from eval.results import Results, write_results
-from reproduce.errors import ExitCode, NonFiniteError, RankError, RecipeError, ResumeError
+from data_prep.batches import BatchPlan
+from eval.perplexity import LogPerplexity, log_perplexity
+from reproduce.errors import ExitCode, NonFiniteError, RankError, ResumeError
 from reproduce.method import LaggedRange, SampleReweighter, sample_slices
 from reproduce.method.heads import accepted_head
-from reproduce.recipe import Recipe, recipe_as_yaml
-from reproduce.recipe.checks import impossible_layout
+from reproduce.recipe import Recipe
 from reproduce.recipe.loader import recipe_as_dict
 from reproduce.training import checkpoint
 from reproduce.training.agreement import Request, Verdict, Verdicts, fingerprint, make_note
 from reproduce.training.clock import NO_TIMER, Clock, PhaseTimer
-from reproduce.training.data import evaluation_set, open_store, training_batches, verify_store
-from reproduce.training.evaluate import Losses, as_scores
+from reproduce.training.data import verify_store
+from reproduce.training.evaluate import Losses
 from reproduce.training.lost import lost_ranks_named
-from reproduce.training.mesh import Mesh, check_memory, joined, named_memory_errors
-from reproduce.training.model import LanguageModel, build_network, export
+from reproduce.training.mesh import joined, named_memory_errors
+from reproduce.training.model import LanguageModel, build_network
 from reproduce.training.optimizer import build_optimizer, learning_rate
-from reproduce.training.provenance import provenance, versions
-from reproduce.training.run_dir import COMPLETE, PeerRunDir, RunDir
+from reproduce.training.products import write_model, write_scores
+from reproduce.training.run_dir import COMPLETE
 from reproduce.training.sharding import check_replicas, full_parameters, share_model
+from reproduce.training.start import Events, Options, Start, open_run
 from reproduce.training.step import StepOutcome, StepSettings, train_step
-from reproduce.training.telemetry import Telemetry, samples_of
+from reproduce.training.telemetry import Telemetry, crash_facts, samples_of
 from reproduce.training.trackers import Trackers
+
+__all__ = ["Events", "Finished", "Options", "run"]
 
 DROPS_IN_A_ROW = 3
 """So many steps in a row with samples left out end a run."""
 
 RANGE = "reweighting/range"
 """Name of the lagged range among a checkpoint's further tensors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Events:
-    """Who is told what while a run goes on, and who may ask for what."""
-
-    warn: Callable[[str], None]
-    """One line worth reading now."""
-    advance: Callable[[int, dict[str, Any]], None]
-    """(step, the line just logged)"""
-    verifying: Callable[[int, int], None] | None = None
-    """(bytes read, bytes in all) while the store is checked."""
-    stop: Callable[[], int | None] = lambda: None
-    """Exit code to leave with after this step, once a signal asked for it; else None."""
-    save: Callable[[], bool] = lambda: False
-    """Whether a signal asked for a checkpoint since the last call."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a start may ask for besides the recipe."""
-
-    allow_drift: tuple[str, ...] = ()
-    """Fields of the recipe, or of the run's identity, that may differ from the folder's; put on record."""
-    strict_resume: bool = False
-    """Refuse to fall back on an older checkpoint where the newest is damaged."""
-    trackers: tuple[str, ...] = ()
-    """accelerate's names of experiment trackers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +56,6 @@ class Finished:
     exit_code: int
     scores: dict[str, LogPerplexity] | None
     """Final log-perplexity by domain and `mean`; None where the run stopped early."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """Everything a run is made of, open and checked."""
-
-    recipe: Recipe
-    folder: RunDir
-    store: TokenStore
-    batches: Batches
-    evaluation: EvaluationSet
-    mesh: Mesh
-    events: Events
-    options: Options
-    digest: str
-    """Of recipe and data: equal on all ranks."""
 
 
 def run(
@@ -124,82 +76,25 @@ def run(
         UserError: with the exit code of its kind; status.json says the same.
     """
     with joined(recipe) as mesh, lost_ranks_named(mesh), ExitStack() as stack:
-        start = _opened(recipe, path, data, events, options or Options(), mesh, stack)
+        start = open_run(recipe, path, data, events, options or Options(), mesh, stack)
         # Inside the folder's record of failures, so that it is the named error that is written down.
         with start.folder.failures_recorded(), lost_ranks_named(mesh):
-            verify = lambda: verify_store(  # noqa: E731
-                start.store, [recipe.data.train_split, recipe.data.eval_split], events.verifying
-            )
-            mesh.together(verify if mesh.local_rank == 0 else lambda: None)
+
+            def verify() -> None:
+                if mesh.local_rank == 0:  # each node may have a copy of its own
+                    splits = [recipe.data.train_split, recipe.data.eval_split]
+                    verify_store(start.store, splits, events.verifying)
+
+            mesh.together(verify)
             with named_memory_errors():
                 trainer = mesh.together(lambda: _Trainer(start))
                 return trainer.run()
 
 
-def _opened(
-    recipe: Recipe,
-    path: Path,
-    data: Path | None,
-    events: Events,
-    options: Options,
-    mesh: Mesh,
-    stack: ExitStack,
-) -> _Start:
-    """Open data and run folder; what one rank refuses, all refuse."""
-
-    def look() -> tuple[TokenStore, Batches, EvaluationSet]:
-        problems = impossible_layout(recipe, mesh.world, mesh.local_world)
-        if problems:
-            raise RecipeError(
-                f"recipe {recipe.name} on {mesh.world} ranks",
-                [f"{where}: {what}" for where, what in problems],
-            )
-        check_memory(recipe, mesh)
-        store = open_store(recipe, data)
-        return store, training_batches(store, recipe), evaluation_set(store, recipe)
-
-    store, batches, evaluation = mesh.together(look)
-    folder = RunDir(path) if mesh.leads else PeerRunDir(path, mesh.rank)
-    identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-    digest = sha256_text(recipe_as_yaml(recipe) + store.fingerprint)
-    mesh.require_equal(
-        {"recipe": sha256_text(recipe_as_yaml(recipe)), "precision": mesh.precision, **identity, **versions()}
-    )
-
-    def claim() -> None:
-        stack.enter_context(folder)
-        now = provenance(mesh, identity, store)
-        _warn_of_changes(folder.claim(recipe, now, options.allow_drift), now, events)
-
-    mesh.together(claim)
-    return _Start(
-        recipe=recipe,
-        folder=folder,
-        store=store,
-        batches=batches,
-        evaluation=evaluation,
-        mesh=mesh,
-        events=events,
-        options=options,
-        digest=digest,
-    )
-
-
-def _warn_of_changes(first: Any, now: Any, events: Events) -> None:
-    for fact in ("threads", "world", "precision"):
-        before = first.get(fact, now[fact])
-        if before != now[fact]:
-            remedy = "; set OMP_NUM_THREADS for the same ones" if fact == "threads" else ""
-            events.warn(
-                f"begun with {fact} {before}, continued with {now[fact]}: losses may differ in their last "
-                f"bits{remedy}"
-            )
-
-
 class _Trainer:
     """The state of one run between its steps."""
 
-    def __init__(self, start: _Start) -> None:
+    def __init__(self, start: Start) -> None:
         recipe, mesh = start.recipe, start.mesh
         self._start, self._recipe, self._mesh, self._events = start, recipe, mesh, start.events
         self._folder, self._batches = start.folder, start.batches
@@ -375,20 +270,7 @@ class _Trainer:
     def _halt(self, verdict: Verdict) -> None:
         """Record a number that is not finite, and stop; the update was already left out."""
         plan, outcome = self._recent[verdict.step]
-        losses = outcome.reweighted.losses_M.cpu().tolist()
-        kept = [place for place in range(len(plan.domains_M)) if place not in outcome.dropped]
-        places = sample_slices(self._mesh.shares(len(plan.domains_M)))
-        samples = samples_of(plan, self._batches.domains, tuple(kept))
-        for sample, loss in zip(samples, losses, strict=True):
-            rank = next(r for r, place in enumerate(places) if place.start <= sample["place"] < place.stop)
-            sample |= {"rank": rank, "loss": repr(loss)}
-        facts = {
-            "step": verdict.step,
-            "lr": learning_rate(self._recipe.optimizer, self._recipe.train.steps, verdict.step),
-            "r": outcome.reweighted.r,
-            "grad_norm": repr(outcome.grad_norm.item()),
-            "samples": samples,
-        }
+        facts = crash_facts(self._recipe, self._mesh, self._batches.domains, verdict.step, plan, outcome)
         crash = self._folder.record_crash(verdict.step, facts)
         raise NonFiniteError(
             f"a loss or gradient is not finite at step {verdict.step}; the update was left out and the "
@@ -460,35 +342,12 @@ class _Trainer:
         return Finished(step=step, exit_code=code, scores=None)
 
     def _finish(self, scores: dict[str, LogPerplexity]) -> None:
-        full = dict(full_parameters(self._model)) if self._mesh.sharded else {}
-        self._mesh.together(lambda: self._write_model(full, scores) if self._mesh.leads else None)
+        full = dict(full_parameters(self._model)) if self._mesh.sharded else None
 
-    def _write_model(self, full: dict[str, Tensor], scores: dict[str, LogPerplexity]) -> None:
-        recipe, store = self._recipe, self._start.store
-        temporary = self._folder.path / ".tmp-model"
-        shutil.rmtree(temporary, ignore_errors=True)
-        tokenizer = store.path / "tokenizer.json"
-        network = self._model.network
-        if full:
-            network = build_network(recipe.model, recipe.seed, store.manifest.tokenizer.end_of_text)
-            whole = LanguageModel(network)
-            for name, parameter in whole.named_parameters():
-                parameter.data.copy_(full[name])
-        try:
-            export(network, temporary, tokenizer if tokenizer.is_file() else None)
-            shutil.rmtree(self._folder.model, ignore_errors=True)
-            temporary.rename(self._folder.model)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        write_results(
-            self._folder.results,
-            Results(
-                recipe=recipe.name,
-                seed=recipe.seed,
-                step=recipe.train.steps,
-                scores=as_scores(scores),
-                eval_set_sha256=self._start.evaluation.sha256,
-                versions=versions(),
-            ),
-        )
-        self._folder.set_status(COMPLETE, ExitCode.DONE, recipe.train.steps)
+        def write() -> None:
+            if self._mesh.leads:
+                write_model(self._start, self._model, full)
+                write_scores(self._start, scores)
+                self._folder.set_status(COMPLETE, ExitCode.DONE, self._recipe.train.steps)
+
+        self._mesh.together(write)

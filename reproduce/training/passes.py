@@ -158,20 +158,24 @@ def micro_passes(work: Work) -> Reweighted:
 def lagged_pass(work: Work, lagged: LaggedRange) -> Reweighted:
     """One pass with unnormalised weights from the last step's range, divided by their sum at the end."""
     parts = work.parts
+    r = work.reweighter.temperature.at(work.step)
     seen = []
     for part, place in enumerate(parts):
         with collecting(work.model, last=part == len(parts) - 1):
             losses = work.losses(part)
             own = work.counts_of(place)[work.rank]
-            factors = lagged.unnormalised(losses[:own])
+            factors = lagged.unnormalised(losses[:own], r)
             work.backward((factors * losses[:own]).sum() * (work.world / work.samples))
         seen.append(losses.detach())
     weighed = work.weigh(torch.cat(seen))
-    factors_M = lagged.unnormalised(weighed.losses_M)
+    factors_M = lagged.unnormalised(weighed.losses_M, r)
     total = factors_M.sum()
     _scale_gradients(work.model, work.samples / total)
     work.timer.mark("weights")
-    return replace(weighed, weights_M=factors_M / total)
+    weights_M = factors_M / total
+    own_B = torch.zeros_like(weighed.own_weights_B)
+    own_B[: work.counts[work.rank]] = weights_M[sample_slices(work.counts)[work.rank]]
+    return replace(weighed, own_weights_B=own_B, weights_M=weights_M)
 
 
 def _scale_gradients(model: nn.Module, factor: Tensor) -> None:

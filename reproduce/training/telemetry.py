@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from data_prep.batches import BatchPlan
-from reproduce.method import SampleReweighter, weight_statistics
+from reproduce.method import SampleReweighter, sample_slices, weight_statistics
 from reproduce.recipe import Recipe
 from reproduce.recipe.estimate import flops_a_token
 from reproduce.training.clock import Clock, PhaseTimer
 from reproduce.training.mesh import Mesh
+from reproduce.training.optimizer import learning_rate
 from reproduce.training.step import StepOutcome
 
 DENSE_PEAK_FLOPS = {
@@ -88,8 +89,6 @@ class Telemetry:
             exact_M = self._reweighter.weights(reweighted.losses_M, step)
             # Half the summed difference: the share of weight that is not where it should be.
             line["weight_error"] = 0.5 * (reweighted.weights_M - exact_M).abs().sum().item()
-        if outcome.dropped:
-            line["dropped"] = samples_of(plan, self._domains, outcome.dropped)
         return line
 
     def _weight_share(self, plan: BatchPlan, outcome: StepOutcome) -> dict[str, float]:
@@ -113,3 +112,28 @@ def samples_of(
         {"place": place, "domain": domains[plan.domains_M[place]], "window": int(plan.windows_M[place])}
         for place in places
     ]
+
+
+def crash_facts(
+    recipe: Recipe,
+    mesh: Mesh,
+    domains: tuple[str, ...],
+    step: int,
+    plan: BatchPlan,
+    outcome: StepOutcome,
+) -> dict[str, Any]:
+    """What to keep of a step with a number that is not finite: every sample with its rank and loss."""
+    losses = outcome.reweighted.losses_M.cpu().tolist()
+    shares = sample_slices(mesh.shares(len(plan.domains_M)))
+    kept = tuple(place for place in range(len(plan.domains_M)) if place not in outcome.dropped)
+    samples = samples_of(plan, domains, kept)
+    for sample, loss in zip(samples, losses, strict=True):
+        rank = next(r for r, share in enumerate(shares) if share.start <= sample["place"] < share.stop)
+        sample |= {"rank": rank, "loss": repr(loss)}
+    return {
+        "step": step,
+        "lr": learning_rate(recipe.optimizer, recipe.train.steps, step),
+        "r": outcome.reweighted.r,
+        "grad_norm": repr(outcome.grad_norm.item()),
+        "samples": samples,
+    }

@@ -1,11 +1,12 @@
 #!/bin/bash
 # Two "hosts" on one machine: network namespaces joined by a cable, one rank on each, torchrun between them.
 #
-#   two_hosts.sh PYTHON ARGUMENTS...     runs `torchrun --no-python PYTHON ARGUMENTS` on both; needs root
+#   two_hosts.sh PYTHON COMMAND...     PYTHON has torch; COMMAND is run on both. Needs root
 #
 # LOCAL_RANK is 0 on both hosts. The exit code is the first host's, or the second's if that of the first is 0.
 set -u
 python=$1
+shift
 red=red-$$ blue=blue-$$ pids=()
 
 clean() {
