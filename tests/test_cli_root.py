@@ -42,7 +42,9 @@ def test_every_command_s_help_has_examples(reweight: Cli) -> None:
 
 def test_every_command_in_the_table_exists_and_the_table_is_complete() -> None:
     modules = {p.stem for p in (Path(__file__).parent.parent / "reproduce" / "cli").glob("*.py")}
-    helpers = {"__init__", "root", "console", "curves", "compare_print"}
+    helpers = {
+        "__init__", "__main__", "root", "console", "curves", "compare_print", "machine", "train_plan",
+    }  # fmt: skip
     assert modules - helpers == set(COMMANDS)
 
 
@@ -126,20 +128,6 @@ def test_dry_run_needs_no_data_and_writes_nothing(
     assert cost["seconds"] > 0
     assert "reweight prep slimpajama" in cost["data"]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_dry_run_checks_the_data_it_finds(reweight: Cli, recipe_path: Path, store_path: Path) -> None:
-    base = ("train", "--recipe", recipe_path, "--data", store_path, "--dry-run")
-    assert reweight(*base)[0] == 0
-    code, _, err = reweight(*base, "--set", "train.steps=5000")
-    assert code == 2
-    assert "data.repeat=true" in err
-
-
-def test_several_processes_are_refused_for_now(reweight: Cli) -> None:
-    code, _, err = reweight("train", "--recipe", "gpt2_nano_linupper", "--nproc", "2")
-    assert code == 2
-    assert "one process" in err
 
 
 def test_plain_words_for_numbers() -> None:

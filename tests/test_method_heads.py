@@ -170,7 +170,7 @@ def test_chunked_keeps_no_buffer_of_rows_times_vocabulary() -> None:
 
     assert rows_a_chunk(CPU) < rows
     assert large_buffers(steps(chunked_losses), rows * vocab * 4) == 0
-    assert large_buffers(steps(head_losses), rows * vocab * 4) == 1
+    assert large_buffers(steps(head_losses), 512 * vocab * 4) == rows // 512
 
 
 def test_released_bf16_is_the_released_arithmetic() -> None:

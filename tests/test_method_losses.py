@@ -142,7 +142,11 @@ def test_one_buffer_of_rows_times_vocabulary_and_no_synchronisation(tied: bool, 
         hidden = torch.nn.functional.embedding(labels, table).to(dtype)
         (sample * head_losses(hidden, head, labels)).sum().backward()
 
-    assert large_buffers(step, large_bytes=4 * 299 * 900 * dtype.itemsize) == 1
+    # 1,196 rows are two chunks of 512 and one of 172: three buffers, and none of their size beside them but
+    # the float32 temporary of one chunk where the logits are in half precision.
+    temporary = dtype == torch.bfloat16
+    assert large_buffers(step, large_bytes=172 * 900 * dtype.itemsize) == 3 + temporary
+    assert large_buffers(step, large_bytes=513 * 900 * dtype.itemsize) == temporary
     assert table.grad is not None
     assert head.grad is not None
 

@@ -141,7 +141,8 @@ def test_logits_stay_those_of_the_untouched_network(spec: ModelSpec) -> None:
     ours = model_of(spec, recompute_blocks).eval().network
     untouched = build_network(spec, seed=0, end_of_text=0).eval()
     tokens = tokens_of(spec)
-    assert torch.equal(ours(input_ids=tokens).logits, untouched(input_ids=tokens).logits)
+    # One fused GELU instead of the library's eight operations: the last bits may differ.
+    assert torch.allclose(ours(input_ids=tokens).logits, untouched(input_ids=tokens).logits, atol=1e-6)
     assert ours.train()(input_ids=tokens).logits.shape == (len(SAMPLE), 9, spec.vocab)
 
 

@@ -88,15 +88,18 @@ def command(
 
     recipe = load_recipe(name, overrides, seed)
     path = out or Path("runs") / recipe.name / f"seed-{recipe.seed}"
+    start = _Start(allow_drift, strict_resume, trackers)
     if dry_run:
         from reproduce.cli.train_plan import dry_run as plan
 
-        return plan(recipe, data, path, nproc=nproc, nodes=nodes, on=on, as_json=as_json)
+        arguments = _arguments(name, overrides, data, seed, out, start)
+        return plan(
+            recipe, data, path, nproc=nproc, nodes=nodes, on=on, as_json=as_json, arguments=arguments
+        )
     if nodes != 1 or on is not None:
         raise click.UsageError(
             "--nodes and --on are for --dry-run; a launcher starts ranks on other machines"
         )
-    start = _Start(allow_drift, strict_resume, trackers)
     folder = RunDir(path)
     if folder.complete:
         return _already_complete(recipe, folder, allow_drift, as_json)

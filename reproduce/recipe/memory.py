@@ -187,8 +187,7 @@ class _Sizes:
         kept = self._kept() - self._rows * self._ends()
         if self._recomputes:
             kept += self._rows * (self._whole_block() - self._s * self._model.width)
-        wide = 4 if self._autocast_on_gpu else self._c
-        working = self._rows * (2 * wide * self._model.inner + 2 * self._s * self._model.width)
+        working = self._rows * (2 * self._c * self._model.inner + 2 * self._s * self._model.width)
         gradients = self._earlier + self._head_gradient()
         return self._moment("blocks", gradients, kept, 0, working, self._copies())
 
@@ -282,12 +281,8 @@ class _Sizes:
         if model.family == "llama":
             norms = 16 if self._policy else 26 if self._half else 24
             return norms * width + 4 * c * width + 4 * c * inner + statistics
-        gelu = 12 + 2 * c if self._autocast_on_gpu else 5 * c
+        gelu = 2 * c  # its input and its output
         return 2 * (s + c) * width + 4 * c * width + gelu * inner + statistics + self._dropped()
-
-    @property
-    def _autocast_on_gpu(self) -> bool:
-        return self._device == "cuda" and self._half and not self._policy
 
     def _dropped(self) -> int:
         """Bytes a row that dropout adds to a block."""
