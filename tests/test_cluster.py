@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TINY_RECIPE
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[1]
 HELPERS = ROOT / "tests" / "cluster"
@@ -36,6 +37,7 @@ LONG = tuple(word for setting in ENDLESS for word in ("--set", setting))
 OFTEN, NEVER = (("--set", f"train.checkpoint_every_steps={steps}") for steps in (20, 100000))
 
 Command = list[str]
+Launch = Callable[[str, Command], "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(scope="module")
@@ -311,11 +313,25 @@ def ranks_of(out: Path) -> dict[int, int]:
     return found
 
 
-def launched_by(
-    launcher: str, command: Command, environ: Mapping[str, str], log: Path
-) -> "subprocess.Popen[bytes]":
-    with log.open("wb") as file:
-        return subprocess.Popen([*LAUNCHERS[launcher], *command], env=dict(environ), stdout=file, stderr=file)
+@pytest.fixture
+def launch(environ: dict[str, str], tmp_path: Path) -> Iterator[Launch]:
+    """Start a command by one of LAUNCHERS, its output in tmp_path/log; a failed test leaves none running."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def call(launcher: str, command: Command) -> "subprocess.Popen[bytes]":
+        with (tmp_path / "log").open("wb") as log:
+            command = [*LAUNCHERS[launcher], *command]
+            started.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log))
+        return started[-1]
+
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
+    for out in (tmp_path / "run", tmp_path / "whole"):
+        for pid in ranks_of(out).values():  # torchrun's ranks outlive it
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def end_of(process: "subprocess.Popen[bytes]", out: Path, seconds: float, log: Path) -> int:
@@ -323,9 +339,6 @@ def end_of(process: "subprocess.Popen[bytes]", out: Path, seconds: float, log: P
     try:
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        for pid in ranks_of(out).values():
-            os.kill(pid, signal.SIGKILL)
         pytest.fail(f"still there after {seconds} s: {log.read_text()[-4000:]}")
     wait_until(lambda: not ranks_of(out), 5.0)
     return code
@@ -337,13 +350,12 @@ def test_a_killed_rank_ends_all_and_the_run_continues(
     launcher: str,
     rank: int,
     train: Callable[..., Command],
-    environ: dict[str, str],
-    alone: Sequence[float],
+    launch: Launch,
     tmp_path: Path,
 ) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     more = ("--nproc", "2") if launcher == "nproc" else ()
-    process = launched_by(launcher, train(out, *LONG, *OFTEN, *more), environ, log)
+    process = launch(launcher, train(out, *LONG, *OFTEN, *more))
     wait_until(lambda: training(out), 100, log)
     time.sleep(random.Random(f"{launcher} {rank}").uniform(0.0, 0.5))
     os.kill(ranks_of(out)[rank], signal.SIGKILL)
@@ -359,7 +371,7 @@ def test_a_killed_rank_ends_all_and_the_run_continues(
         assert (lost["state"], lost["exit_code"]) == ("failed", 9), log.read_text()
     before = losses(out)
     # Continued for ten steps or so, the losses written before the kill come back bit for bit.
-    goes_on = launched_by(launcher, train(out, *LONG, *OFTEN, *more), environ, log)
+    goes_on = launch(launcher, train(out, *LONG, *OFTEN, *more))
     try:
         wait_until(lambda: len(losses(out)) > len(before), 100, log)
     finally:
@@ -371,14 +383,14 @@ def test_a_killed_rank_ends_all_and_the_run_continues(
 
 @pytest.mark.timeout(1200)
 def test_twenty_killed_ranks_leave_no_trace(
-    train: Callable[..., Command], environ: dict[str, str], tmp_path: Path
+    train: Callable[..., Command], launch: Launch, tmp_path: Path
 ) -> None:
     """At any moment: while ranks meet, within a step, within a save."""
     out, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log"
     choose = random.Random(32)
     again = train(out, *LONG, "--set", "train.checkpoint_every_steps=3", "--nproc", "2")
     for kill in range(20):
-        process = launched_by("nproc", again, environ, log)
+        process = launch("nproc", again)
         wait_until(lambda: len(ranks_of(out)) == 2, 60, log)
         started = choose.random() < 0.75
         if started:
@@ -391,7 +403,7 @@ def test_twenty_killed_ranks_leave_no_trace(
         assert (status(out)["state"], status(out)["exit_code"]) == ("failed", 9)
         assert f"rank {rank}: killed by signal 9" in str(status(out)["reason"])
     survived = losses(out)
-    process = launched_by("nproc", train(whole, *LONG, *NEVER, "--nproc", "2"), environ, log)
+    process = launch("nproc", train(whole, *LONG, *NEVER, "--nproc", "2"))
     wait_until(lambda: training(whole) and len(losses(whole)) > len(survived), 300, log)
     process.terminate()
     assert end_of(process, whole, 60.0, log) == 75
@@ -410,12 +422,12 @@ def test_a_signal_saves_the_newest_step(
     code: int,
     state: str,
     train: Callable[..., Command],
-    environ: dict[str, str],
+    launch: Launch,
     tmp_path: Path,
 ) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     more = ("--nproc", "2") if launcher == "nproc" else ()
-    process = launched_by(launcher, train(out, *LONG, *NEVER, *more), environ, log)
+    process = launch(launcher, train(out, *LONG, *NEVER, *more))
     wait_until(lambda: training(out), 100, log)
     process.send_signal(number)
     ended = end_of(process, out, 25.0, log)

@@ -466,3 +466,54 @@ def test_another_number_of_threads_is_said_on_resume(
     )
     assert len(said) == 1
     assert f"begun with threads {facts['threads'] + 1}" in said[0]
+
+
+def test_fields_that_do_not_decide_the_result_may_change_on_resume(
+    recipe_path: Path, store_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    assert train(recipe_path, out, store_path, stop_after=3) == 130
+    changes = ("train.micro_batch=2", "train.log_every_steps=2", "train.keep_checkpoints=5")
+    assert train(recipe_path, out, store_path, *changes, "parallel.check_replicas_every_steps=3") == 0
+    assert train(recipe_path, tmp_path / "whole", store_path) == 0
+    whole = {line["step"]: line["loss"] for line in metrics(tmp_path / "whole") if line["kind"] == "train"}
+    cut = {line["step"]: line["loss"] for line in metrics(out) if line["kind"] == "train"}
+    assert list(cut) == [1, 2, 3, 4, 6, 8]
+    # Micro-batches give the same gradient to rounding.
+    assert cut == pytest.approx({step: whole[step] for step in cut}, abs=1e-5)
+
+
+def test_a_drift_is_refused_by_name_and_allowed_on_record(
+    recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli
+) -> None:
+    out = tmp_path / "r"
+    assert train(recipe_path, out, store_path, stop_after=3) == 130
+    command = ("train", "--recipe", recipe_path, "--data", store_path, "--out", out)
+    change = ("--set", "optimizer.lr=2e-2")
+    code, _, err = reweight(*command, *change, "--allow-drift", "optimizer.end_lr")
+    assert (code, "--allow-drift FIELD" in err) == (5, True)
+    code, _, err = reweight(*command, *change, "--allow-drift", "optimizer.lr")
+    assert code == 0, err
+    facts = json.loads((out / "provenance.json").read_text())
+    assert facts["drift"] == [{"field": "optimizer.lr", "old": 0.01, "new": 0.02}]
+    assert load_recipe(str(out / "recipe.yaml")).optimizer.lr == 0.02
+    # From now on the changed recipe is the folder's.
+    assert reweight(*command, *change)[0] == 0
+    assert reweight(*command)[0] == 5
+
+
+def test_strict_resume_refuses_an_older_checkpoint(
+    recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli
+) -> None:
+    out = tmp_path / "r"
+    assert train(recipe_path, out, store_path, stop_after=7) == 130
+    newest = checkpoint.checkpoints(out / "checkpoints")[-1]
+    file = next(newest.path.glob("model*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    command = ("train", "--recipe", recipe_path, "--data", store_path, "--out", out)
+    code, _, err = reweight(*command, "--strict-resume")
+    assert (code, file.name in err) == (5, True)
+    assert checkpoint.checkpoints(out / "checkpoints")[-1].step == newest.step
+    assert reweight(*command)[0] == 0

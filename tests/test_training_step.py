@@ -137,6 +137,17 @@ def test_a_number_that_is_not_finite_changes_nothing(tokens: torch.Tensor) -> No
         assert torch.equal(parameter.nan_to_num(9.0), before[name].nan_to_num(9.0))
 
 
+@pytest.mark.parametrize("samples", [1, 3, 7, 8])
+def test_a_uniform_step_is_bit_equal_to_the_plain_mean(samples: int) -> None:
+    tokens = torch.randint(0, 40, (samples, 12), generator=torch.Generator().manual_seed(samples))
+    ours, outcome = one_step("uniform", samples, tokens=tokens)
+    plain = LanguageModel(build_network(SPEC, seed=3, end_of_text=39)).train()
+    plain(tokens).mean().backward()
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(gradients(ours)[name], parameter.grad), name
+    assert torch.equal(outcome.reweighted.own_weights_B, torch.full((samples,), 1 / samples))
+
+
 def test_learning_rate_by_hand() -> None:
     spec = OptimizerSpec(lr=5e-4, end_lr=1e-4, warmup_steps=500, warmup_start_lr=1e-7)
     # Half of the warm-up: half way from 1e-7 to 5e-4. Its end: the peak. Half of the cosine: the middle.

@@ -30,6 +30,9 @@ from reproduce.training.launch import adopt_scheduler, launched
 Precision = Literal["fp32", "bf16"]
 Result = TypeVar("Result")
 
+COMPILE_PATIENCE_S = 300
+"""Seconds that ranks wait longer for each other where blocks are compiled in the first step."""
+
 HOST_PATIENCE_S = 3600
 """Seconds that ranks wait for each other's disk work: a checkpoint, a store's verification."""
 
@@ -191,7 +194,9 @@ def joined(recipe: Recipe) -> Iterator[Mesh]:
 
 
 def _join(spec: ParallelSpec, device: torch.device, rank: int, world: int) -> tuple[Store, dist.ProcessGroup]:
-    start, step = timedelta(seconds=spec.start_timeout_s), timedelta(seconds=spec.step_timeout_s)
+    start = timedelta(seconds=spec.start_timeout_s)
+    # Ranks may finish compiling at different times.
+    step = timedelta(seconds=spec.step_timeout_s + (COMPILE_PATIENCE_S if spec.compile else 0))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, world = next(iter(rendezvous("env://", rank, world, timeout=start)))
