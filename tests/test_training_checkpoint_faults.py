@@ -125,6 +125,12 @@ class Scene:
         """The step that a restart continues from, its content checked; nothing else is left."""
         checkpoint.discard_temporaries(self._folder)
         assert all(name.startswith("step-") for name in names(self._folder))
+        return self.newest()
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint, its content checked; none is damaged."""
+        every = checkpoint.checkpoints(self._folder)
+        assert [checkpoint.damage(each) for each in every] == [None] * len(every)
         found = checkpoint.latest(self._folder, silent)
         assert found is not None
         content = loaded(found)
@@ -194,6 +200,8 @@ def test_an_error_at_any_point_leaves_the_checkpoint_before_or_the_new_one(scene
             save(3)
         assert len(said) == 1
         assert "No space left on device" in said[0]
+        # The run goes on, so what was moved aside must be back without a restart.
+        assert scene.newest() in scene.steps
         assert scene.recovered() in scene.steps
         save(4)
         assert newest(folder).step == 4

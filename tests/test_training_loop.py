@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from data_prep.token_store import TokenStore, write_store
 from eval.results import read_results
-from reproduce.recipe import load_recipe
 from reproduce.errors import StorageError
+from reproduce.recipe import load_recipe
+from reproduce.recipe.estimate import parameter_count
 from reproduce.training import checkpoint, checkpoint_tensors
 from reproduce.training.loop import Events, run
 from tests.conftest import DOMAINS, domain_tokens, tiny_tokenizer
@@ -517,3 +518,19 @@ def test_strict_resume_refuses_an_older_checkpoint(
     assert (code, file.name in err) == (5, True)
     assert checkpoint.checkpoints(out / "checkpoints")[-1].step == newest.step
     assert reweight(*command)[0] == 0
+
+
+def test_a_disk_that_cannot_hold_the_run_is_refused_with_the_sum(
+    recipe_path: Path, store_path: Path, tmp_path: Path, reweight: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = parameter_count(load_recipe(str(recipe_path)).model)
+    # Two checkpoints kept and one being written, 12 bytes a parameter each; the model, 4; 11 lines of 1,000.
+    need = (3 * 12 + 4) * parameters + 10_000
+    command = ("train", "--recipe", recipe_path, "--data", store_path, "--out", tmp_path / "r")
+    for free, expected in ((need - 20_000, 7), (need + 20_000, 0)):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free)
+        )
+        code, _, err = reweight(*command)
+        assert code == expected, err
+        assert ("the run needs 0.00 GB" in err) == (code == 7)

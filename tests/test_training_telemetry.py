@@ -26,7 +26,10 @@ def train(
     """The lines of metrics.jsonl that tell of steps, and the warnings."""
     said: list[str] = []
     events = Events(warn=said.append, advance=lambda step, line: None)
-    assert run(load_recipe(str(recipe), overrides), out, store, events, Options(trackers=trackers)).exit_code == 0
+    assert (
+        run(load_recipe(str(recipe), overrides), out, store, events, Options(trackers=trackers)).exit_code
+        == 0
+    )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "train"], said
 

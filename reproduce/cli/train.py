@@ -93,9 +93,7 @@ def command(
         from reproduce.cli.train_plan import dry_run as plan
 
         arguments = _arguments(name, overrides, data, seed, out, start)
-        return plan(
-            recipe, data, path, nproc=nproc, nodes=nodes, on=on, as_json=as_json, arguments=arguments
-        )
+        return plan(recipe, data, path, nproc=nproc, nodes=nodes, on=on, as_json=as_json, arguments=arguments)
     if nodes != 1 or on is not None:
         raise click.UsageError(
             "--nodes and --on are for --dry-run; a launcher starts ranks on other machines"

@@ -148,7 +148,9 @@ class _LateHead(torch.autograd.Function):
         scale = upstream.unsqueeze(1)
         drows = dweight = None
         if ctx.needs_input_grad[0]:
-            drows = torch.cat([dlogits @ weight for dlogits in chunks]) if len(chunks) > 1 else chunks[0] @ weight
+            drows = (
+                torch.cat([dlogits @ weight for dlogits in chunks]) if len(chunks) > 1 else chunks[0] @ weight
+            )
             drows = (scale * drows).to(rows.dtype)
         if ctx.needs_input_grad[1]:
             dweight = _product_of_chunks(chunks, (scale * rows).to(rows.dtype))[: ctx.vocab]

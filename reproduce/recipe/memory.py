@@ -245,7 +245,10 @@ class _Sizes:
         if self._recipe.compatibility.bf16_losses:
             return 3 * 2 * self._rows * vocab
         if self._recipe.parallel.head == "late":
-            return self._c * self._rows * vocab
+            # On a GPU in whole 64 columns, and where these are not there, on a padded copy of the matrix.
+            padding = -vocab % 64 if self._device == "cuda" else 0
+            copy = self._c * (vocab + padding) * self._model.width if padding else 0
+            return self._c * self._rows * (vocab + padding) + copy
         # A chunk in float32 while the one before, or the products' half precision numbers, are still there.
         return 8 * min(self._rows, CHUNK_ROWS[self._device]) * vocab
 

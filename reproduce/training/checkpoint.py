@@ -55,13 +55,7 @@ __all__ = [
     "latest",
     "load",
     "load_parameters",
-    "save",
 ]
-
-
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int) -> None:
-    """Write the checkpoint of a step, alone and at once (StorageError: it was not)."""
-    Saver(folder, keep=keep, warn=lambda line: None).save(step, model, optimizer, {}, final=True)
 
 
 def latest(folder: Path, warn: Callable[[str], None], ranks: Ranks = ALONE) -> Checkpoint | None:

@@ -55,7 +55,7 @@ class LanguageModel(nn.Module):
         if network.config.model_type == "gpt2" and network.config.activation_function == "gelu_new":
             for block in blocks(network):
                 # The same function in one kernel: the library composes it of eight, a fifth of a CPU step.
-                block.mlp.act = nn.GELU(approximate="tanh")
+                block.get_submodule("mlp").act = nn.GELU(approximate="tanh")
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Losses (B,) float32, nats a token, of sequences of token ids (B, T)."""

@@ -254,47 +254,6 @@ class RunDir:
                 file.truncate()
 
 
-class PeerRunDir(RunDir):
-    """The run folder as the ranks see it that do not lead: they write nothing but their own failure."""
-
-    def __init__(self, path: Path, rank: int) -> None:
-        """`rank` is named in a failure."""
-        super().__init__(path)
-        self._rank = rank
-
-    def __enter__(self) -> "PeerRunDir":
-        """Rank 0 makes the folder and holds its lock."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is held."""
-
-    def claim(
-        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] = ()
-    ) -> Mapping[str, Any]:
-        """Rank 0 does."""
-        return provenance
-
-    def rewind_metrics(self, step: int) -> None:
-        """Rank 0 does."""
-
-    def log(self, **fields: Any) -> None:
-        """Rank 0 does."""
-
-    def set_status(self, state: str, exit_code: int, step: int, reason: str = "") -> None:
-        """Rank 0 does."""
-
-    def record_crash(self, step: int, facts: Mapping[str, Any]) -> Path:
-        """Rank 0 does; every rank knows every loss."""
-        return self.path / "crash" / f"step-{step:07d}.json"
-
-    def _record_failure(self, code: int, reason: str) -> None:
-        if self.path.is_dir() and code not in (ExitCode.INTERRUPTED, ExitCode.PREEMPTED):
-            super()._record_failure(code, f"rank {self._rank}: {reason}")
-
-
 def _status(state: str, exit_code: int, step: int, reason: str) -> dict[str, Any]:
     return {"state": state, "exit_code": int(exit_code), "step": step, "reason": reason}
 

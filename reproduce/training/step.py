@@ -109,7 +109,8 @@ def train_step(
 
     # 7. Clip and update, unless a number is not finite or ranks are not computing the same step.
     grad_norm = clip_gradients(model, settings.clip_norm)
-    finite = torch.isfinite(reweighted.losses_M).all() & torch.isfinite(grad_norm)
+    finite = torch.isfinite(grad_norm) & torch.isfinite(reweighted.losses_M).all()
+    finite = finite & torch.isfinite(reweighted.weights_M).all()
     broken = torch.maximum(broken, 1.0 - finite.float())
     if gather is not None:
         broken = torch.maximum(broken, gather.disagreement())

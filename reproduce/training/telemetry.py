@@ -9,30 +9,25 @@ import torch
 from data_prep.batches import BatchPlan
 from reproduce.method import SampleReweighter, sample_slices, weight_statistics
 from reproduce.recipe import Recipe
-from reproduce.recipe.estimate import flops_a_token
+from reproduce.recipe.estimate import DEVICES, flops_a_token
 from reproduce.training.clock import Clock, PhaseTimer
 from reproduce.training.mesh import Mesh
 from reproduce.training.optimizer import learning_rate
 from reproduce.training.step import StepOutcome
-
-DENSE_PEAK_FLOPS = {
-    "A100": {"bf16": 312e12, "fp32": 19.5e12},
-    "H100": {"bf16": 989e12, "fp32": 67e12},
-    "H200": {"bf16": 989e12, "fp32": 67e12},
-}
-"""Manufacturer's dense matrix FLOP/s of one GPU by a part of its name."""
 
 BOUND = 2.0
 """Proposition 1's bound on a weight, as a multiple of 1/M."""
 
 
 def peak_flops(mesh: Mesh) -> float | None:
-    """Dense FLOP/s of one rank's device; None where it is not in the table."""
+    """Dense FLOP/s of one rank's device by its data sheet; None where it is not in the table."""
     if mesh.device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(mesh.device)
-    found = [peaks for part, peaks in DENSE_PEAK_FLOPS.items() if part in name]
-    return found[0][mesh.precision] if found else None
+    name = torch.cuda.get_device_name(mesh.device).lower()
+    found = [device for part, device in DEVICES.items() if part in name]
+    if not found:
+        return None
+    return found[0].bf16_flops if mesh.precision == "bf16" else found[0].fp32_flops
 
 
 class Telemetry:
