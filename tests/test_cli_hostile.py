@@ -2,8 +2,6 @@
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -202,35 +200,6 @@ def test_a_failed_allocation_is_code_7_with_the_remedy(
 def rows(out: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_killed_at_thirty_random_moments_a_run_ends_as_if_never_stopped(
-    recipe_path: Path, store_path: Path, tmp_path: Path
-) -> None:
-    command = [*COMMAND, "train", "--recipe", str(recipe_path), "--data", str(store_path), "--out"]
-    whole = tmp_path / "whole"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
-    rng, kills, number = random.Random(0), 0, 0
-    while kills < 30:
-        out = tmp_path / str(number)
-        number += 1
-        for _ in range(4):
-            process = subprocess.Popen(
-                [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            # Anywhere from the start to after the last line, and a little on into what follows it.
-            wait_for_lines(process, out / "metrics.jsonl", rng.randrange(len(rows(whole)) + 1))
-            time.sleep(rng.uniform(0, 0.1))
-            kills += process.poll() is None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        subprocess.run([*command, str(out)], check=True, capture_output=True)
-        assert rows(out) == rows(whole)
-        model = Path("model") / "model.safetensors"
-        assert (out / model).read_bytes() == (whole / model).read_bytes()
-        assert [p for p in out.rglob("*") if "tmp" in p.name] == []
 
 
 def wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) -> None:

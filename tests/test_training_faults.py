@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from reproduce.training.checkpoint import checkpoints, damage
 from tests.conftest import TINY_RECIPE
@@ -174,6 +176,10 @@ def test_a_sharded_run_continues_on_another_number_of_ranks(
     assert [code for code, _, _ in ranks] == [0] * world, ranks[0][2]
     assert f"begun with world 2, continued with {world}" in ranks[0][2]
     assert ended.losses(name) == pytest.approx(ended.losses("whole"), abs=1e-5)
+    ours, theirs = (load_file(ended.run(each) / "model" / "model.safetensors") for each in (name, "whole"))
+    assert ours.keys() == theirs.keys()
+    for tensor in ours:
+        assert torch.allclose(ours[tensor], theirs[tensor], atol=1e-5), tensor
 
 
 def test_sigusr1_saves_and_goes_on(ended: Ended) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ class Recorder(GeneralTracker):
 
     name = "recorder"
     requires_logging_directory = False
-    given: dict[str, Any] = {}
+    given: ClassVar[dict[str, Any]] = {}
     fails_at = ""
 
     def __init__(self, run_name: str) -> None:

@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from data_prep.files import sha256_file
 from reproduce.errors import ResumeError
 from reproduce.training.checkpoint_manifest import FileEntry, Manifest, Piece, TensorEntry
+from reproduce.training.sharding import reshard
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -76,10 +76,7 @@ def held(tensor: Tensor, rank: int) -> Held:
 
 def held_by_model(model: nn.Module, rank: int) -> dict[str, Held]:
     """The rows of every parameter that this rank holds, as `model/NAME`; a tied one has its first name."""
-    for module in model.modules():
-        # After a forward pass without a backward the outermost parameters are still gathered.
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    reshard(model)
     return {f"model/{name}": held(parameter, rank) for name, parameter in model.named_parameters()}
 
 

@@ -137,6 +137,7 @@ class _Trainer:
         self._verdicts = Verdicts(mesh)
         self._recent: dict[int, tuple[BatchPlan, StepOutcome]] = {}
         self._drops = 0
+        self._resumed = 0
         self._clock = Clock()
         self._telemetry = Telemetry(recipe, mesh, start.batches.domains, self._reweighter)
         names = start.options.trackers if mesh.leads else ()
@@ -147,6 +148,12 @@ class _Trainer:
         return checkpoint.Ranks(rank=self._mesh.rank, world=self._mesh.world, exchange=self._mesh.exchange)
 
     def run(self) -> Finished:
+        try:
+            return self._run()
+        finally:
+            self._saver.close()
+
+    def _run(self) -> Finished:
         done = self._restore()
         steps = self._recipe.train.steps
         scores = None if done else self._evaluate(0)
@@ -175,18 +182,25 @@ class _Trainer:
         """Steps already behind us, with everything as it was after the last of them."""
         folder = self._folder.checkpoints
         damaged: list[str] = []
+        checkpoint.check_shared(folder, self._ranks)
         checkpoint.discard_temporaries(folder, self._ranks)
         found = checkpoint.latest(folder, damaged.append, self._ranks)
         for line in damaged:
             self._events.warn(line)
         if damaged and self._start.options.strict_resume:
             raise ResumeError(f"{damaged[0]}; restore it, or leave --strict-resume out to use an older one")
+        if damaged and found is None:
+            raise ResumeError(
+                f"no checkpoint in {folder} can be used ({damaged[0]}); restore one, or delete the folder to "
+                "begin again at step 0"
+            )
         done = 0
         if found is not None:
             extra = checkpoint.load(found, self._model, self._optimizer)
             done = found.step
             if self._lagged is not None and RANGE in extra:
                 self._lagged.range = extra[RANGE].to(self._mesh.device)
+        self._resumed = done
         self._folder.rewind_metrics(done if found is not None else -1)
         self._folder.set_status("running", ExitCode.DONE, done)
         return done
@@ -257,8 +271,8 @@ class _Trainer:
             if verdict.strangers:
                 raise RankError(
                     f"in step {verdict.step} rank {', '.join(map(str, verdict.strangers))} did not compute "
-                    "the batch that rank 0 did; nothing was updated. Start all ranks with the same command, code "
-                    "and data"
+                    "the batch that rank 0 did; nothing was updated. Start all ranks with the same command, "
+                    "code and data"
                 )
             if verdict.broken:
                 self._halt(verdict)
@@ -323,22 +337,22 @@ class _Trainer:
             extra[RANGE] = self._lagged.range
         final = final or step == self._recipe.train.steps
         self._saver.save(step, self._model, self._optimizer, extra, final=final)
-        self._folder.set_status("running", ExitCode.DONE, step)
+        # One that failed was a warning; one in the background is not there yet.
+        self._folder.set_status("running", ExitCode.DONE, self._saver.committed or self._resumed)
         self._clock.skip()
 
     def _leave(self, step: int, asked: Request) -> Finished:
         """Save and stop between two steps, because a signal asked for it."""
-        if not self._saves(step):
-            self._save(step, final=True)
         self._saver.settle()
+        if self._saver.committed != step:
+            self._save(step, final=True)
         interrupted = bool(asked & Request.INTERRUPT)
         code = ExitCode.INTERRUPTED if interrupted else ExitCode.PREEMPTED
         state = "interrupted" if interrupted else "preempted"
         self._folder.set_status(state, code, step, "run the same command again to continue")
         self._trackers.finish()
-        self._mesh.exchange(
-            "status.json is written"
-        )  # a scheduler may end everyone when the first one leaves
+        # A scheduler may end everyone when the first one leaves.
+        self._mesh.exchange("status.json is written")
         return Finished(step=step, exit_code=code, scores=None)
 
     def _finish(self, scores: dict[str, LogPerplexity]) -> None:

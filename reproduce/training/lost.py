@@ -31,8 +31,8 @@ def lost_ranks_named(mesh: Mesh) -> Iterator[None]:
         why = " ".join(str(error).split())[:160]
         who = f"rank {', '.join(map(str, missing))}" if missing else "a rank"
         raise RankError(
-            f"rank {mesh.rank} of {mesh.world} lost {who} ({why}); run the same command again to continue from "
-            "the last checkpoint, and see that rank's own output for the cause"
+            f"rank {mesh.rank} of {mesh.world} lost {who} ({why}); run the same command again to continue "
+            "from the last checkpoint, and see that rank's own output for the cause"
         ) from error
 
 

@@ -88,8 +88,16 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
+def reshard(model: nn.Module) -> None:
+    """Let every parameter be its shard again: after a forward pass without a backward some are whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def full_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter whole, one at a time, in host memory. A collective where parameters are sharded."""
+    reshard(model)
     for name, parameter in model.named_parameters():
         value = parameter.detach()
         yield name, (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
@@ -101,6 +109,7 @@ def check_replicas(model: nn.Module, mesh: Mesh, step: int) -> None:
     Raises:
         RankError: naming the ranks that differ from the first of their group.
     """
+    reshard(model)
     digest = _digest(list(model.parameters()))
     said = [text.split() for text in mesh.exchange(f"{_shard_index(model)} {digest}")]
     first: dict[str, str] = {}

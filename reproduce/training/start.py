@@ -1,6 +1,5 @@
 """What a run is made of, opened and checked before anything is written or trained."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from data_prep.batches import Batches
 from data_prep.files import sha256_text
 from data_prep.token_store import TokenStore
 from eval.perplexity import EvaluationSet
-from reproduce.errors import RecipeError, StorageError
+from reproduce.errors import RecipeError
 from reproduce.recipe import Recipe, recipe_as_yaml
 from reproduce.recipe.checks import impossible_layout
 from reproduce.recipe.estimate import estimate
+from reproduce.training.checkpoint import check_space
 from reproduce.training.data import evaluation_set, open_store, training_batches
 from reproduce.training.mesh import Mesh, check_memory
 from reproduce.training.peer_dir import PeerRunDir
@@ -99,7 +99,7 @@ def open_run(
     def claim() -> None:
         stack.enter_context(folder)
         if mesh.leads:
-            _check_disk(recipe, path)
+            check_space(path, estimate(recipe, "fp32").disk_bytes)
         now = provenance(mesh, identity, store)
         _warn_of_changes(folder.claim(recipe, now, options.allow_drift), now, events)
 
@@ -126,26 +126,3 @@ def _warn_of_changes(first: Mapping[str, Any], now: Mapping[str, Any], events: E
                 f"begun with {fact} {before}, continued with {now[fact]}: losses may differ in their last "
                 f"bits{remedy}"
             )
-
-
-def _check_disk(recipe: Recipe, run: Path) -> None:
-    """Refuse to begin what the disk cannot hold to the end.
-
-    Raises:
-        StorageError: with the sum.
-    """
-    cost = estimate(recipe, "fp32")
-    need = cost.checkpoint_bytes + cost.model_bytes + cost.log_bytes
-    there = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
-    free = shutil.disk_usage(run).free
-    if need - there > free:
-        raise StorageError(
-            f"{run}: the run needs {_gigabytes(need)} ({_gigabytes(cost.checkpoint_bytes)} for "
-            f"{recipe.train.keep_checkpoints} checkpoints and one while it is written, "
-            f"{_gigabytes(cost.model_bytes)} for the model), has {_gigabytes(there)} and finds "
-            f"{_gigabytes(free)} free; free space, lower train.keep_checkpoints, or choose another --out"
-        )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB"

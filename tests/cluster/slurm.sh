@@ -13,7 +13,19 @@ action=$1 dir=$2
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
+cancel_jobs() { # or their steps would outlive the daemons
+  export SLURM_CONF="$dir/slurm.conf"
+  scancel --state=PENDING --user="$(id -un)" || return 0
+  scancel --signal=KILL --full --user="$(id -un)" || return 0
+  for _ in $(seq 200); do
+    [ -n "$(squeue --noheader 2>/dev/null)" ] || return 0
+    sleep 0.1
+  done
+  squeue >&2
+}
+
 stop() {
+  [ ! -s "$dir/slurmctld.pid" ] || cancel_jobs
   for daemon in slurmd-one slurmd-two slurmctld munged; do
     [ -s "$dir/$daemon.pid" ] || continue
     pid=$(cat "$dir/$daemon.pid")
