@@ -101,6 +101,7 @@ def take_step(
             clip_norm=1e9,
             global_batch=samples,
             scope=more.get("scope", "global"),
+            kept_graphs=more.get("kept_graphs", 1),
         ),
         lagged=more.get("lagged"),
         note=make_note(mesh, 99, Request(0)),
@@ -146,6 +147,12 @@ def check_scopes(mesh: Mesh, sharding: str, samples: int, micro_batch: int) -> N
     )
     assert torch.allclose(once.reweighted.weights_M, exact.reweighted.weights_M, atol=1e-6)
     for (name, one), two in zip(model.named_parameters(), model_of_lagged.parameters(), strict=True):
+        assert torch.allclose(whole(one.grad), whole(two.grad), atol=1e-6), name
+
+    model_of_kept = LanguageModel(network_of("gpt2"))
+    kept = take_step(mesh, model_of_kept, sharding, "linupper", samples, micro_batch, kept_graphs=2)
+    assert torch.allclose(kept.reweighted.weights_M, exact.reweighted.weights_M, atol=1e-6)
+    for (name, one), two in zip(model.named_parameters(), model_of_kept.parameters(), strict=True):
         assert torch.allclose(whole(one.grad), whole(two.grad), atol=1e-6), name
 
     model_of_micro = LanguageModel(network_of("gpt2"))

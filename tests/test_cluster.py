@@ -243,14 +243,17 @@ class Job:
     def state(self) -> str:
         return self.scontrol("show", "job", self.id).split("JobState=")[1].split()[0]
 
-    def hurried(self) -> bool:
-        """Whether it runs again; else have it start now, which Slurm would in two minutes."""
-        running = self.state() == "RUNNING"
-        if not running:
-            # Refused, or forgotten, while the ended job is still being put back.
-            command = ["scontrol", "update", f"JobId={self.id}", "StartTime=now"]
-            subprocess.run(command, env=self.environ, capture_output=True, check=False)
-        return running
+    def start_again(self) -> None:
+        """Have a requeued job start now, which Slurm would in two minutes.
+
+        Not before its first life is over: the second would fail at once.
+        """
+        wait_until(lambda: self.state() == "PENDING" and self._idle(), 60, self.log)
+        time.sleep(3.0)
+        self.scontrol("update", f"JobId={self.id}", "StartTime=now")
+
+    def _idle(self) -> bool:
+        return check(["sinfo", "--noheader", "--format", "%D %T"], self.environ).strip() == "2 idle"
 
     def send(self, name: str) -> None:
         """As `#SBATCH --signal` does: to the steps, not to the batch shell."""
@@ -294,7 +297,7 @@ def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
     job.wait_for("PENDING")
     assert f"step-{stopped:07d}" in checkpoints(out)
     assert len(losses(out)) == stopped
-    wait_until(job.hurried, 100, job.log)
+    job.start_again()
     wait_until(lambda: len(losses(out)) > int(str(stopped)), 100, job.log)
     assert "Restarts=1" in job.scontrol("show", "job", job.id)
     check(["scancel", job.id], job.environ)

@@ -18,7 +18,7 @@ ADAM = OptimizerSpec(lr=1e-2, end_lr=1e-3, warmup_steps=2)
 
 
 def one_step(
-    strategy: str, micro_batch: int, *, dropout: float = 0.0, tokens: torch.Tensor
+    strategy: str, micro_batch: int, *, dropout: float = 0.0, tokens: torch.Tensor, kept_graphs: int = 1
 ) -> tuple[LanguageModel, StepOutcome]:
     model = LanguageModel(build_network(replace(SPEC, dropout=dropout), seed=3, end_of_text=39))
     model.train()
@@ -31,7 +31,7 @@ def one_step(
         lr=1e-2,
         broken=torch.zeros(()),
         mesh=CPU,
-        settings=StepSettings(seed=7, micro_batch=micro_batch, clip_norm=1e9),
+        settings=StepSettings(seed=7, micro_batch=micro_batch, clip_norm=1e9, kept_graphs=kept_graphs),
     )
     return model, outcome
 
@@ -92,6 +92,28 @@ def test_the_scoring_pass_drops_the_same_units(tokens: torch.Tensor) -> None:
     for first, second in zip(scored, again, strict=True):
         assert torch.allclose(first, second, atol=1e-6)
     assert not torch.allclose(scored[0], last)
+
+
+@pytest.mark.parametrize(("kept", "forwards"), [(1, 7), (2, 6), (4, 4), (9, 4)])
+def test_kept_graphs_spare_second_passes_and_change_no_gradient(
+    tokens: torch.Tensor, kept: int, forwards: int
+) -> None:
+    """Four micro-batches: 4 forward passes, and one more for each whose graph is not kept."""
+    calls = 0
+    forward = LanguageModel.forward
+
+    def count(self: LanguageModel, tokens_BT: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, tokens_BT)
+
+    plain, _ = one_step("linupper", 2, dropout=0.3, tokens=tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "forward", count)
+        ours, _ = one_step("linupper", 2, dropout=0.3, tokens=tokens, kept_graphs=kept)
+    assert calls == forwards
+    for name, gradient in gradients(plain).items():
+        assert torch.allclose(gradients(ours)[name], gradient, atol=1e-6), name
 
 
 def test_uniform_takes_one_forward_a_micro_batch(tokens: torch.Tensor) -> None:

@@ -85,6 +85,7 @@ def train(
       trainer        Hugging Face's Trainer, over ours
       released       the released procedure (two losses, three synchronisations), over ours
       accumulation   exact weights over four micro-batches, over one pass without them
+      kept           the same with the graphs of two of them kept
 
     Without --recipe: gpt2_nano_linupper with sequences of 256 and a batch of 16, the shape that the targets
     are for. The CPU clock counts what this process computed, so that neighbours on the machine disturb less;

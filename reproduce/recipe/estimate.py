@@ -174,8 +174,8 @@ def _flops_a_trained_token(recipe: Recipe, layout: Layout) -> float:
     """With the forward passes that come on top; a forward pass is a third of forward and backward."""
     base = flops_a_token(recipe.model, recipe.train.sequence)
     passes = recipe.micro_batches(layout.ranks)
-    two_passes = recipe.reweighting.scope == "global" and recipe.reweighting.strategy != "uniform"
-    total = base * (1 + (passes - 1) / passes / 3) if two_passes else base
+    scored = max(passes - recipe.parallel.kept_graphs, 0) if recipe.weighs_twice else 0
+    total = base * (1 + scored / passes / 3)
     if recipe.parallel.recompute == "blocks":
         total += (base - 6.0 * recipe.model.vocab * recipe.model.width) / 3
     return total

@@ -155,6 +155,8 @@ class _Sizes:
         # DDP's buckets live from the first step on, and gradients are views of them.
         kept = layout.ranks > 1 and self._shards == 1
         self._earlier = self._own(GRADIENT_BYTES) if kept or recipe.micro_batches(layout.ranks) > 1 else 0
+        kept_graphs = recipe.parallel.kept_graphs if recipe.weighs_twice else 1
+        self._graphs = min(kept_graphs, recipe.micro_batches(layout.ranks))
         self._matrix = self._model.vocab * self._model.width
 
     def forward(self) -> Memory:
@@ -248,7 +250,7 @@ class _Sizes:
             # On a GPU in whole 64 columns, and where these are not there, on a padded copy of the matrix.
             padding = -vocab % 64 if self._device == "cuda" else 0
             copy = self._c * (vocab + padding) * self._model.width if padding else 0
-            return self._c * self._rows * (vocab + padding) + copy
+            return self._graphs * (self._c * self._rows * (vocab + padding) + copy)
         # A chunk in float32 while the one before, or the products' half precision numbers, are still there.
         return 8 * min(self._rows, CHUNK_ROWS[self._device]) * vocab
 
@@ -260,9 +262,9 @@ class _Sizes:
         return self._parameters - self._model.layers * _block(self._model)
 
     def _kept(self) -> int:
-        """Activations of all blocks, embeddings and the last normalisation."""
+        """Activations of all blocks, embeddings and the last normalisation, of every graph kept."""
         a_block = self._s * self._model.width if self._recomputes else self._whole_block()
-        return self._rows * (self._model.layers * a_block + self._ends())
+        return self._graphs * self._rows * (self._model.layers * a_block + self._ends())
 
     def _ends(self) -> int:
         """Bytes a row of the last normalisation, and of the embeddings' dropout."""

@@ -179,6 +179,9 @@ class ParallelSpec:
     """hybrid: ranks that share one copy of the model; null is the ranks of a node."""
     recompute: Literal["none", "blocks"] = "none"
     """blocks: keep only each block's input for the backward pass (activation checkpointing)."""
+    kept_graphs: Count = 1
+    """Micro-batches of a step whose graph is kept until the weights are known, with scope global: each spares
+    a second forward pass and costs its activations once more."""
     compile: bool = False
     """Compile each block with torch.compile: a minute at the start, then 10% or more faster on a GPU."""
     head: Literal["late", "chunked", "linear_cross_entropy", "liger"] = "late"
@@ -233,6 +236,11 @@ class Recipe:
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
+
+    @property
+    def weighs_twice(self) -> bool:
+        """Whether micro-batches are scored before they are trained on."""
+        return self.reweighting.scope == "global" and self.reweighting.strategy != "uniform"
 
     def micro_batches(self, world: int = 1) -> int:
         """Forward passes of one optimizer step on one of `world` ranks; the same on each."""

@@ -27,7 +27,9 @@ from reproduce.training.bench_peers import (
 from reproduce.training.bench_ratios import (
     EXACT,
     HUGGING_FACE,
+    KEPT,
     ONE_PASS,
+    ONE_PASS_AGAIN,
     OURS,
     PARTS,
     PLAIN,
@@ -104,7 +106,7 @@ def build_variants(recipe: Recipe, keys: Sequence[str], mesh: Mesh) -> dict[str,
         raise RecipeError("model.dropout: the variants would drop different units; --set model.dropout=0")
     if "plain" in keys and recipe.model.family != "gpt2":
         raise RecipeError(f"{recipe.name}: the plain peer is a GPT-2; leave it out with --variants")
-    if "accumulation" in keys and whole % PARTS:
+    if {"accumulation", "kept"} & set(keys) and whole % PARTS:
         raise RecipeError(
             f"train.global_batch: {whole} does not split into the {PARTS} parts of accumulation"
         )
@@ -113,8 +115,8 @@ def build_variants(recipe: Recipe, keys: Sequence[str], mesh: Mesh) -> dict[str,
     def network() -> PreTrainedModel:
         return untouched(build_network(recipe.model, recipe.seed, 0)).to(mesh.device)
 
-    def ours(strategy: str, micro_batch: int) -> Variant:
-        return _timed(our_step(recipe, strategy, micro_batch, tokens_BT, mesh), mesh)
+    def ours(strategy: str, micro_batch: int, kept_graphs: int = 1) -> Variant:
+        return _timed(our_step(recipe, strategy, micro_batch, tokens_BT, mesh, kept_graphs), mesh)
 
     def plain() -> Variant:
         model = PlainGPT(network()).to(mesh.device)
@@ -139,7 +141,9 @@ def build_variants(recipe: Recipe, keys: Sequence[str], mesh: Mesh) -> dict[str,
         RELEASED: released,
         # Uniform weights wait for no other loss: the same micro-batches in one pass.
         ONE_PASS: lambda: ours("uniform", whole // PARTS),
+        ONE_PASS_AGAIN: lambda: ours("uniform", whole // PARTS),
         EXACT: lambda: ours(strategy, whole // PARTS),
+        KEPT: lambda: ours(strategy, whole // PARTS, 2),
     }
     needed = turns(keys, 0)
     return {name: build() for name, build in builders.items() if name in needed}
@@ -152,14 +156,19 @@ def random_tokens(recipe: Recipe) -> Tensor:
 
 
 def our_step(
-    recipe: Recipe, strategy: str, micro_batch: int, tokens_BT: Tensor, mesh: Mesh
+    recipe: Recipe, strategy: str, micro_batch: int, tokens_BT: Tensor, mesh: Mesh, kept_graphs: int = 1
 ) -> Callable[[], None]:
     """The training step as the loop runs it, with the numbers that it logs as often as it logs."""
     spec = replace(recipe.reweighting, strategy=strategy)
     model = LanguageModel(build_network(recipe.model, recipe.seed, 0)).to(mesh.device).train()
     optimizer = build_optimizer(model, recipe.optimizer)
     reweighter = SampleReweighter(spec.strategy, spec.r, delta=spec.delta)
-    settings = StepSettings(seed=recipe.seed, micro_batch=micro_batch, clip_norm=recipe.train.clip_norm)
+    settings = StepSettings(
+        seed=recipe.seed,
+        micro_batch=micro_batch,
+        clip_norm=recipe.train.clip_norm,
+        kept_graphs=kept_graphs,
+    )
     broken = torch.zeros((), device=mesh.device)
     step = 0
 

@@ -21,6 +21,8 @@ OURS, UNIFORM = "ours", "ours, uniform"
 PLAIN, HUGGING_FACE = "plain loop", "Hugging Face loss"
 TRAINER, RELEASED = "Trainer", "released"
 ONE_PASS, EXACT = f"{PARTS} parts, one pass", f"{PARTS} parts, exact"
+# Every mirrored pair has turns of its own: the same variant a second time.
+ONE_PASS_AGAIN, KEPT = f"{PARTS} parts, one pass again", f"{PARTS} parts, exact, 2 kept"
 
 Clock = Literal["cpu", "wall"]
 Verdict = Literal["met", "missed", "unresolved"]
@@ -66,6 +68,9 @@ COMPARISONS: Mapping[str, Comparison] = {
     "released": Comparison(of=RELEASED, over=OURS, at_least=1.4),
     "accumulation": Comparison(
         of=EXACT, over=ONE_PASS, at_most=1 + FORWARD_SHARE * (PARTS - 1) / PARTS, mirrored=1
+    ),
+    "kept": Comparison(
+        of=KEPT, over=ONE_PASS_AGAIN, at_most=1 + FORWARD_SHARE * (PARTS - 1) / PARTS, mirrored=1
     ),
 }
 """What there is to choose from, in the order shown."""

@@ -121,6 +121,7 @@ class _Trainer:
             clip_norm=recipe.train.clip_norm,
             scope=spec.scope,
             global_batch=recipe.train.global_batch,
+            kept_graphs=recipe.parallel.kept_graphs,
             drop_nonfinite=recipe.train.nonfinite == "drop_sample",
         )
         # Every rank reads equally many samples: the last one again where the shares are uneven.

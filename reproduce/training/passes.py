@@ -30,6 +30,8 @@ class Work:
     """Samples that each rank really brings; the rest of its micro-batches fills up the shape."""
     rank: int
     gather: Gather | None
+    kept_graphs: int
+    """Micro-batches, the last ones, whose graph is kept until the weights are known."""
     step: int
     before_forward: Callable[[int], AbstractContextManager[object]]
     """Seeds dropout for a micro-batch and gives the context of its forward pass."""
@@ -107,20 +109,23 @@ class Work:
 
 
 def two_passes(work: Work) -> Reweighted:
-    """Weights first, gradients after: all micro-batches but the last, which keeps its graph, run again."""
+    """Weights first, gradients after: all micro-batches but the last, which keep their graph, run again."""
     # 1. Forward: per-sample losses of the own samples.
     parts = work.parts
-    *early, last = range(len(parts))
+    places = range(len(parts))
+    early, last = places[: -work.kept_graphs], places[-work.kept_graphs :]
     with torch.no_grad():
         scored = [work.losses(part) for part in early]
     with collecting(work.model, last=not early):
-        live = work.losses(last)
+        live = {part: work.losses(part) for part in last}
 
         # 2.-5. Gather the losses of all ranks, normalise, score, weigh; own slice by global rank.
-        reweighted = work.weigh(torch.cat([*scored, live.detach()]))
+        reweighted = work.weigh(torch.cat([*scored, *(losses.detach() for losses in live.values())]))
 
-        # 6. Back-propagate the weighted sum over the global batch.
-        work.backward(reweighted.loss(live, parts[last]))
+        # 6. Back-propagate the weighted sum over the global batch; kept graphs at once, so that ranks
+        # exchange their gradients once.
+        weighted = [reweighted.loss(losses, parts[part]) for part, losses in live.items()]
+        work.backward(weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum())
     for part in early:
         with collecting(work.model, last=part == early[-1]):
             work.backward(reweighted.loss(work.losses(part), parts[part]))

@@ -50,6 +50,8 @@ class StepSettings:
     """What a sample is weighed against; recipe.schema.ReweightingSpec."""
     global_batch: int | None = None
     """M; None: every rank's samples all count."""
+    kept_graphs: int = 1
+    """Micro-batches whose graph is kept until the weights are known."""
     drop_nonfinite: bool = False
     """Leave out samples whose loss is not finite, at the price of one more forward pass and a wait."""
 
@@ -93,6 +95,7 @@ def train_step(
         counts=mesh.shares(settings.global_batch or mesh.world * len(tokens_BT)),
         rank=mesh.rank,
         gather=gather,
+        kept_graphs=settings.kept_graphs,
         step=step,
         before_forward=_before_forward(mesh, settings, step),
         timer=timer,
