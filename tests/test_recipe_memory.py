@@ -69,6 +69,7 @@ def measured(recipe: Recipe, mode: Mode, *, real: bool) -> int:
             recompute_blocks(network)
         optimizer = build_optimizer(model, recipe.optimizer)
         tokens = torch.randint(0, recipe.model.vocab, (rows, recipe.train.sequence))
+        kept = recipe.parallel.kept_graphs if recipe.weighs_twice else 1
         count = Allocations()
         for parameter in model.parameters():
             count.register(parameter)
@@ -79,8 +80,8 @@ def measured(recipe: Recipe, mode: Mode, *, real: bool) -> int:
                 for _ in range(min(2, recipe.micro_batches())):
                     half = torch.autocast("cpu", dtype=torch.bfloat16)
                     with half if mode == "autocast" else nullcontext():
-                        losses = model(tokens)
-                    losses.mean().backward()
+                        losses = [model(tokens).mean() for _ in range(kept)]
+                    (losses[0] if kept == 1 else torch.stack(losses).sum()).backward()
                     del losses
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -114,6 +115,8 @@ LLAMA_PASS = ["train.micro_batch=4"]
     [
         ("gpt2_nano_uniform", [], "autocast"),
         ("gpt2_nano_uniform", ["parallel.recompute=blocks", "train.micro_batch=16"], "fp32"),
+        ("gpt2_nano_linupper", ["parallel.kept_graphs=2", "train.micro_batch=8"], "fp32"),
+        ("llama_nano_linupper", ["parallel.kept_graphs=3", "train.micro_batch=4"], "autocast"),
         ("llama_nano_uniform", LLAMA_PASS, "autocast"),
         ("llama_nano_uniform", [*LLAMA_PASS, "parallel.sharding=full"], "policy"),
         ("llama_nano_uniform", [*LLAMA_PASS, "parallel.recompute=blocks"], "fp32"),

@@ -13,8 +13,7 @@ score matrix, since sdpa keeps its output and one logsumexp a head):
 
     GPT-2   2sD      inputs of both LayerNorms, and their outputs as operands of the products (2cD)
             4cD      queries, keys, values; attention's output
-            5cF      tanh GELU from elementary operations: its input, 0.5 x, tanh, 1 + tanh, and its output.
-                     Autocast on a GPU takes the cube in float32, and what follows from it: 12F + 2cF
+            2cF      GELU in one operation (model.py sees to that): its input and its output
             2D       dropout masks, where there is dropout
     Llama   fp32     24D  both RMSNorms: input, normalised input, scaled output
             autocast 26D  float32 input and normalised input of both; a bf16 copy for each of five products
@@ -26,7 +25,8 @@ Dropout on a CPU takes attention out of the fused kernel: scores, mask and maske
 masks of 2cD instead of 2D.
 
 What the peak is made of is written at the moments in `peak_memory`, of which the largest counts. With
-recompute=blocks a block keeps sD, and one block at a time has the whole of the above.
+recompute=blocks a block keeps sD, and one block at a time has the whole of the above. With kept_graphs all of
+it, and the head's buffer, is there once a graph.
 
 Measured: allocations of whole training steps on a CPU, real ones in float32, and shapes alone (fake tensors)
 for the paper's models in all three rows of the first table; tests hold the estimate to 15% of them. Not
