@@ -161,7 +161,7 @@ def test_the_same_command_continues_and_every_loss_is_equal(ended: Ended, name: 
     assert ended.status[f"{name} continued"]["state"] == "complete"
 
 
-@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_sharded_run_continues_on_another_number_of_ranks(
     ended: Ended, root: Path, store_path: Path, world: int
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_rank_that_fails_says_why_and_the_others_stop(ended: Ended) -> None:
     assert ended.status["raise"]["reason"].startswith("rank 1: out of memory")
 
 
-@pytest.mark.parametrize("fault", ["die", "hang"])
+@pytest.mark.parametrize("fault", ["die", pytest.param("hang", marks=pytest.mark.slow)])
 def test_a_lost_rank_is_named_in_time_and_the_run_continues_exactly(
     ended: Ended, root: Path, store_path: Path, fault: str
 ) -> None:
