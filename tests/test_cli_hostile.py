@@ -154,7 +154,7 @@ def test_a_reader_that_leaves_does_not_stop_a_run(
 
 
 @pytest.mark.parametrize("world", ["2", "two"])
-def test_a_launcher_s_ranks_are_refused(
+def test_ranks_that_are_announced_but_not_told_apart_are_refused(
     reweight: Cli,
     recipe_path: Path,
     store_path: Path,
