@@ -19,7 +19,7 @@ from reproduce.method import (
     sample_weights,
 )
 from reproduce.recipe import ModelSpec, OptimizerSpec, ParallelSpec, Recipe, TrainSpec
-from reproduce.training.agreement import Request, make_note
+from reproduce.training.agreement import Requests, make_note
 from reproduce.training.mesh import Mesh, joined
 from reproduce.training.model import LanguageModel, build_network
 from reproduce.training.optimizer import build_optimizer
@@ -104,7 +104,7 @@ def take_step(
             kept_graphs=more.get("kept_graphs", 1),
         ),
         lagged=more.get("lagged"),
-        note=make_note(mesh, 99, Request(0)),
+        note=make_note(mesh, 99, Requests()),
     )
 
 

@@ -70,7 +70,7 @@ def fault_in(fault: str, rank: int, step: int) -> Iterator[None]:
             elif fault == "ulp":
                 one_ulp(positional[0])
             elif fault == "other batch":
-                named["note"] = named["note"] + torch.tensor([1, 0], dtype=torch.int32)
+                named["note"] = named["note"] + torch.tensor([1, 0, 0], dtype=torch.int32)
         if named["mesh"].rank == rank and named["step"] >= step and fault == "nan":
             poison(positional[3][0])
         return train_step(*positional, **named)

@@ -19,6 +19,8 @@ def main() -> None:
     """Entry point: run the command line and leave with its exit code."""
     _standard_streams()
     signal.signal(signal.SIGTERM, _preempted)
+    # Asks `train` for a checkpoint; sent before there is anything to save, it would end the process.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -193,7 +193,7 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_js
                 )
 
         warn: Callable[[str], None] = note if leads else lambda message: None
-        events = Events(warn=warn, advance=advance, stop=lambda: asked.code, save=asked.take_save)
+        events = Events(warn=warn, advance=advance, stop=lambda: asked.code, saves=lambda: asked.saves)
         options = Options(
             allow_drift=start.allow_drift, strict_resume=start.strict_resume, trackers=start.trackers
         )
@@ -234,15 +234,16 @@ class _Asked:
 
     code: int | None = None
     """Exit code to leave with."""
+    saves: int = 0
+    """How often a checkpoint was asked for."""
 
     def __init__(self) -> None:
         self._first = 0.0
-        self._save = False
 
     def take(self, number: int) -> None:
         """Handle a signal."""
         if number == signal.SIGUSR1:
-            self._save = True
+            self.saves += 1
             return
         code = CODES[signal.Signals(number)]
         if self.code is None:
@@ -252,11 +253,6 @@ class _Asked:
         elif time.monotonic() - self._first > AGAIN_S:
             # The newest complete checkpoint is untouched; there is nothing to save twice.
             sys.exit(int(code))
-
-    def take_save(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
-        asked, self._save = self._save, False
-        return asked
 
 
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.PREEMPTED}

@@ -10,7 +10,6 @@ Shapes: B own samples, W ranks.
 
 import zlib
 from dataclasses import dataclass
-from enum import IntFlag
 
 import torch
 from torch import Tensor
@@ -19,16 +18,19 @@ from data_prep.batches import BatchPlan
 from reproduce.method import gather_losses
 from reproduce.training.mesh import Mesh
 
-NOTE = 2
-"""int32 numbers in a note: fingerprint, requests."""
+NOTE = 3
+"""int32 numbers in a note: fingerprint, exit code asked for, checkpoints asked for."""
 
 
-class Request(IntFlag):
-    """What a signal asked of a rank; all ranks do it after the same step."""
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """What signals have asked of a rank, or of any; all ranks do it after the same step."""
 
-    SAVE = 1
-    STOP = 2
-    INTERRUPT = 4
+    stop: int = 0
+    """Exit code to leave with; 0: go on."""
+    saves: int = 0
+    """How often a checkpoint was asked for since the start. A count: a signal that reaches two ranks in two
+    steps asks once."""
 
 
 def fingerprint(run: str, step: int, plan: BatchPlan) -> int:
@@ -65,9 +67,9 @@ class NotedGather:
         return (self.notes[:, 0] != self.notes[0, 0]).any().float()
 
 
-def make_note(mesh: Mesh, number: int, requests: Request) -> Tensor:
+def make_note(mesh: Mesh, number: int, requests: Requests) -> Tensor:
     """This rank's note of a step."""
-    return mesh.put(torch.tensor([number, int(requests)], dtype=torch.int32))
+    return mesh.put(torch.tensor([number, requests.stop, requests.saves], dtype=torch.int32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +81,8 @@ class Verdict:
     """A number was not finite, in this step or one before, or ranks disagreed; the update was left out."""
     strangers: tuple[int, ...]
     """Ranks whose fingerprint is not rank 0's."""
-    requests: Request
-    """Of any rank."""
+    requests: Requests
+    """Of all ranks."""
 
 
 class Verdicts:
@@ -123,13 +125,10 @@ class Verdicts:
 
 def _verdict(step: int, report: Tensor) -> Verdict:
     broken, *rest = report.tolist()
-    fingerprints, requests = rest[0::NOTE], rest[1::NOTE]
-    asked = Request(0)
-    for each in requests:
-        asked |= Request(each)
+    fingerprints, stops, saves = (rest[place::NOTE] for place in range(NOTE))
     return Verdict(
         step=step,
         broken=bool(broken),
         strangers=tuple(rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]),
-        requests=asked,
+        requests=Requests(stop=max(stops, default=0), saves=max(saves, default=0)),
     )

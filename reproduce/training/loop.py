@@ -23,7 +23,7 @@ from reproduce.method.heads import accepted_head
 from reproduce.recipe import Recipe
 from reproduce.recipe.loader import recipe_as_dict
 from reproduce.training import checkpoint
-from reproduce.training.agreement import Request, Verdict, Verdicts, fingerprint, make_note
+from reproduce.training.agreement import Requests, Verdict, Verdicts, fingerprint, make_note
 from reproduce.training.clock import NO_TIMER, Clock, PhaseTimer
 from reproduce.training.data import verify_store
 from reproduce.training.evaluate import Losses
@@ -139,6 +139,7 @@ class _Trainer:
         self._recent: dict[int, tuple[BatchPlan, StepOutcome]] = {}
         self._drops = 0
         self._resumed = 0
+        self._saves_asked = 0
         self._clock = Clock()
         self._telemetry = Telemetry(recipe, mesh, start.batches.domains, self._reweighter)
         names = start.options.trackers if mesh.leads else ()
@@ -167,10 +168,12 @@ class _Trainer:
                 if step < steps:
                     ahead = pool.submit(self._read, step + 1)
                 scores, asked = self._one_step(step, plan, tokens_BT, phases)
-                if asked & (Request.STOP | Request.INTERRUPT) and step < steps:
-                    return self._leave(step, asked)
-                if asked & Request.SAVE and not self._saves(step):
-                    self._save(step)
+                if asked.stop and step < steps:
+                    return self._leave(step, asked.stop)
+                if asked.saves > self._saves_asked:
+                    self._saves_asked = asked.saves
+                    if not self._saves(step):
+                        self._save(step)
         self._saver.settle()
         if scores is None:
             # Stopped between the last checkpoint and the model: its evaluation is in metrics.jsonl already.
@@ -222,7 +225,7 @@ class _Trainer:
 
     def _one_step(
         self, step: int, plan: BatchPlan, tokens_BT: NDArray[np.int32], phases: PhaseTimer
-    ) -> tuple[dict[str, LogPerplexity] | None, Request]:
+    ) -> tuple[dict[str, LogPerplexity] | None, Requests]:
         train = self._recipe.train
         note = None
         if self._mesh.world > 1:
@@ -257,17 +260,14 @@ class _Trainer:
             self._save(step)
         return scores, asked if self._mesh.world > 1 else self._asked()
 
-    def _asked(self) -> Request:
-        """What signals asked of this process."""
-        code, asked = self._events.stop(), Request(0)
-        if code is not None:
-            asked |= Request.INTERRUPT if code == ExitCode.INTERRUPTED else Request.STOP
-        return asked | Request.SAVE if self._events.save() else asked
+    def _asked(self) -> Requests:
+        """What signals have asked of this process."""
+        return Requests(stop=self._events.stop() or 0, saves=self._events.saves())
 
-    def _judge(self, step: int, plan: BatchPlan, outcome: StepOutcome, *, now: bool) -> Request:
+    def _judge(self, step: int, plan: BatchPlan, outcome: StepOutcome, *, now: bool) -> Requests:
         """Stop where a verdict is bad, before anything of it is saved; else what any rank was asked for."""
         self._recent[step] = plan, outcome
-        asked = Request(0)
+        asked = Requests()
         for verdict in self._verdicts.after(step, outcome.broken, outcome.notes, now=now):
             if verdict.strangers:
                 raise RankError(
@@ -277,7 +277,7 @@ class _Trainer:
                 )
             if verdict.broken:
                 self._halt(verdict)
-            asked |= verdict.requests
+            asked = verdict.requests  # the newest: none is withdrawn
         for old in [known for known in self._recent if known < step]:
             del self._recent[old]
         return asked
@@ -342,14 +342,12 @@ class _Trainer:
         self._folder.set_status("running", ExitCode.DONE, self._saver.committed or self._resumed)
         self._clock.skip()
 
-    def _leave(self, step: int, asked: Request) -> Finished:
+    def _leave(self, step: int, code: int) -> Finished:
         """Save and stop between two steps, because a signal asked for it."""
         self._saver.settle()
         if self._saver.committed != step:
             self._save(step, final=True)
-        interrupted = bool(asked & Request.INTERRUPT)
-        code = ExitCode.INTERRUPTED if interrupted else ExitCode.PREEMPTED
-        state = "interrupted" if interrupted else "preempted"
+        state = "interrupted" if code == ExitCode.INTERRUPTED else "preempted"
         self._folder.set_status(state, code, step, "run the same command again to continue")
         self._trackers.finish()
         # A scheduler may end everyone when the first one leaves.

@@ -48,4 +48,5 @@ class PeerRunDir(RunDir):
 
     def _record_failure(self, code: int, reason: str) -> None:
         if self.path.is_dir() and code not in (ExitCode.INTERRUPTED, ExitCode.PREEMPTED):
-            super()._record_failure(code, f"rank {self._rank}: {reason}")
+            named = reason.startswith(f"rank {self._rank} ")
+            super()._record_failure(code, reason if named else f"rank {self._rank}: {reason}")

@@ -34,8 +34,8 @@ class Events:
     """(bytes read, bytes in all) while the store is checked."""
     stop: Callable[[], int | None] = lambda: None
     """Exit code to leave with after this step, once a signal asked for it; else None."""
-    save: Callable[[], bool] = lambda: False
-    """Whether a signal asked for a checkpoint since the last call."""
+    saves: Callable[[], int] = lambda: 0
+    """How often a signal asked for a checkpoint since the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
