@@ -1,12 +1,17 @@
 """Shared fixtures: a tiny token store, a tiny recipe. No network, one thread, nothing outside tmp_path."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported, and for subprocesses too: bitwise claims hold for a fixed number of threads, and
 # two busy cores slow each other down.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts what runs in the background with these ignored, and children inherit that; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import numpy as np
 import pytest
