@@ -112,20 +112,28 @@ def train_step(
 
     # 7. Clip and update, unless a number is not finite or ranks are not computing the same step.
     grad_norm = clip_gradients(model, settings.clip_norm)
-    finite = torch.isfinite(grad_norm) & torch.isfinite(reweighted.losses_M).all()
-    finite = finite & torch.isfinite(reweighted.weights_M).all()
-    broken = torch.maximum(broken, 1.0 - finite.float())
+    broken = torch.maximum(broken, 1.0 - _finite(reweighted, grad_norm).float())
     if gather is not None:
         broken = torch.maximum(broken, gather.disagreement())
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.found_inf = broken  # type: ignore[attr-defined]
-    optimizer.step()
+    _update(optimizer, lr, unless=broken)
     timer.mark("optimizer")
     notes = None if gather is None else gather.notes
     return StepOutcome(
         reweighted=reweighted, grad_norm=grad_norm, broken=broken, notes=notes, dropped=dropped
     )
+
+
+def _finite(reweighted: Reweighted, grad_norm: Tensor) -> Tensor:
+    numbers = (grad_norm, reweighted.losses_M, reweighted.weights_M)
+    return torch.stack([torch.isfinite(each).all() for each in numbers]).all()
+
+
+def _update(optimizer: torch.optim.Optimizer, lr: float, *, unless: Tensor) -> None:
+    """AdamW's step, left out on the device itself where `unless` is 1.0."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.found_inf = unless  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def _passes(work: Work, scope: Scope, lagged: LaggedRange | None) -> Callable[[Work], Reweighted]:
