@@ -1,6 +1,7 @@
 """What goes wrong on one of several ranks ends, or is seen by, all of them, and nothing is lost."""
 
 import json
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,35 @@ def test_a_rank_that_fails_says_why_and_the_others_stop(ended: Ended) -> None:
     assert ended.codes["raise"] == [9, 7]
     assert ended.status["raise"]["exit_code"] == 7
     assert ended.status["raise"]["reason"].startswith("rank 1: out of memory")
+
+
+@pytest.mark.slow
+def test_random_faults_on_random_ranks_lose_nothing(ended: Ended, root: Path, store_path: Path) -> None:
+    """20 numbers that are not finite and 20 SIGTERMs, each on one of two ranks before one of the steps."""
+    rng = random.Random(7)
+    points = [(fault, i, rng.randrange(2), rng.randint(2, 6)) for fault in ("nan", "term") for i in range(20)]
+    names = [f"{fault} {i}" for fault, i, _, _ in points]
+    plan = root / "sweep.json"
+    plan.write_text(
+        json.dumps([scenario(root, store_path, f"{f} {i}", f, rank, step) for f, i, rank, step in points])
+    )
+    ranks = finish(start_ranks(2, ["-m", "tests.rank_train", str(plan)]), timeout=280)
+    codes = [json.loads(out.splitlines()[-1]) for _, out, _ in ranks]
+    for place, (name, (fault, _, rank, step)) in enumerate(zip(names, points, strict=True)):
+        assert [own[place] for own in codes] == ([6, 6] if fault == "nan" else [75, 75]), name
+        status = json.loads((ended.run(name) / "status.json").read_text())
+        if fault == "nan":
+            crash = json.loads((ended.run(name) / "crash" / f"step-{step:07d}.json").read_text())
+            assert [s["place"] for s in crash["samples"] if s["loss"] == "nan"] == [3 * rank], name
+            assert max(ended.losses(name)) == step - 1
+        else:
+            assert (status["state"], status["step"]) == ("preempted", step + 1), name
+    stopped = [name for name in names if name.startswith("term")]
+    plan.write_text(json.dumps([scenario(root, store_path, name, "none", 0, 0) for name in stopped]))
+    ranks = finish(start_ranks(2, ["-m", "tests.rank_train", str(plan)]), timeout=280)
+    assert [json.loads(out.splitlines()[-1]) for _, out, _ in ranks] == [[0] * 20] * 2
+    for name in stopped:
+        assert ended.losses(name) == ended.losses("whole"), name
 
 
 @pytest.mark.parametrize("fault", ["die", pytest.param("hang", marks=pytest.mark.slow)])

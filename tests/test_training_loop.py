@@ -57,12 +57,28 @@ def test_two_runs_are_equal_bit_for_bit_and_another_seed_is_not(
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-@pytest.mark.parametrize("micro_batch", ["null", "2"])
-@pytest.mark.parametrize("stop_after", [1, 3, 4, 7])
+LLAMA = ("model.family=llama", "model.feed_forward=24", "model.tie_embeddings=false")
+
+
+@pytest.mark.parametrize(
+    ("model", "micro_batch", "stop_after"),
+    [
+        *[(("model.dropout=0.2",), micro, stop) for micro in ("null", "2") for stop in (1, 3, 4, 7)],
+        (("model.dropout=0",), "2", 4),
+        (LLAMA, "2", 4),
+        (LLAMA, "null", 5),
+    ],
+    ids=str,
+)
 def test_stopped_and_continued_equals_uninterrupted(
-    recipe_path: Path, store_path: Path, tmp_path: Path, stop_after: int, micro_batch: str
+    recipe_path: Path,
+    store_path: Path,
+    tmp_path: Path,
+    model: tuple[str, ...],
+    micro_batch: str,
+    stop_after: int,
 ) -> None:
-    settings = ("model.dropout=0.2", f"train.micro_batch={micro_batch}")
+    settings = (*model, f"train.micro_batch={micro_batch}")
     assert train(recipe_path, tmp_path / "whole", store_path, *settings) == 0
     assert train(recipe_path, tmp_path / "cut", store_path, *settings, stop_after=stop_after) == 130
     status = json.loads((tmp_path / "cut" / "status.json").read_text())
