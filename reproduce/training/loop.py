@@ -17,16 +17,17 @@ from torch import Tensor
 
 from data_prep.batches import BatchPlan
 from eval.perplexity import LogPerplexity, log_perplexity
-from reproduce.errors import ExitCode, NonFiniteError, RankError, ResumeError
+from reproduce.errors import ExitCode, ResumeError
 from reproduce.method import LaggedRange, SampleReweighter, sample_slices
 from reproduce.method.heads import accepted_head
 from reproduce.recipe import Recipe
 from reproduce.recipe.loader import recipe_as_dict
 from reproduce.training import checkpoint
-from reproduce.training.agreement import Requests, Verdict, Verdicts, fingerprint, make_note
+from reproduce.training.agreement import Requests, fingerprint, make_note
 from reproduce.training.clock import NO_TIMER, Clock, PhaseTimer
 from reproduce.training.data import verify_store
 from reproduce.training.evaluate import Losses
+from reproduce.training.judge import Judge
 from reproduce.training.lost import lost_ranks_named
 from reproduce.training.mesh import joined, named_memory_errors
 from reproduce.training.model import LanguageModel, build_network
@@ -36,13 +37,10 @@ from reproduce.training.run_dir import COMPLETE
 from reproduce.training.sharding import check_replicas, full_parameters, share_model
 from reproduce.training.start import Events, Options, Start, open_run
 from reproduce.training.step import StepOutcome, StepSettings, train_step
-from reproduce.training.telemetry import Telemetry, crash_facts, samples_of
+from reproduce.training.telemetry import Telemetry
 from reproduce.training.trackers import Trackers
 
 __all__ = ["Events", "Finished", "Options", "run"]
-
-DROPS_IN_A_ROW = 3
-"""So many steps in a row with samples left out end a run."""
 
 RANGE = "reweighting/range"
 """Name of the lagged range among a checkpoint's further tensors."""
@@ -135,9 +133,7 @@ class _Trainer:
             warn=start.events.warn,
         )
         self._broken = torch.zeros((), device=mesh.device)
-        self._verdicts = Verdicts(mesh)
-        self._recent: dict[int, tuple[BatchPlan, StepOutcome]] = {}
-        self._drops = 0
+        self._judge = Judge(start)
         self._resumed = 0
         self._saves_asked = 0
         self._clock = Clock()
@@ -249,8 +245,7 @@ class _Trainer:
         self._clock.step(train.tokens_a_step)
         evaluates = step == train.steps or step % self._recipe.evaluation.every_steps == 0
         now = self._logs(step) or self._saves(step) or evaluates
-        asked = self._judge(step, plan, outcome, now=now)
-        self._count_drops(step, plan, outcome)
+        asked = self._judge.after(step, plan, outcome, now=now)
         if self._logs(step):
             self._log(step, plan, outcome, phases)
         if self._mesh.world > 1 and step % self._recipe.parallel.check_replicas_every_steps == 0:
@@ -263,48 +258,6 @@ class _Trainer:
     def _asked(self) -> Requests:
         """What signals have asked of this process."""
         return Requests(stop=self._events.stop() or 0, saves=self._events.saves())
-
-    def _judge(self, step: int, plan: BatchPlan, outcome: StepOutcome, *, now: bool) -> Requests:
-        """Stop where a verdict is bad, before anything of it is saved; else what any rank was asked for."""
-        self._recent[step] = plan, outcome
-        asked = Requests()
-        for verdict in self._verdicts.after(step, outcome.broken, outcome.notes, now=now):
-            if verdict.strangers:
-                raise RankError(
-                    f"in step {verdict.step} rank {', '.join(map(str, verdict.strangers))} did not compute "
-                    "the batch that rank 0 did; nothing was updated. Start all ranks with the same command, "
-                    "code and data"
-                )
-            if verdict.broken:
-                self._halt(verdict)
-            asked = verdict.requests  # the newest: none is withdrawn
-        for old in [known for known in self._recent if known < step]:
-            del self._recent[old]
-        return asked
-
-    def _halt(self, verdict: Verdict) -> None:
-        """Record a number that is not finite, and stop; the update was already left out."""
-        plan, outcome = self._recent[verdict.step]
-        facts = crash_facts(self._recipe, self._mesh, self._batches.domains, verdict.step, plan, outcome)
-        crash = self._folder.record_crash(verdict.step, facts)
-        raise NonFiniteError(
-            f"a loss or gradient is not finite at step {verdict.step}; the update was left out and the "
-            f"samples are in {crash}. Lower optimizer.lr or check the data"
-        )
-
-    def _count_drops(self, step: int, plan: BatchPlan, outcome: StepOutcome) -> None:
-        self._drops = self._drops + 1 if outcome.dropped else 0
-        if not outcome.dropped:
-            return
-        samples = samples_of(plan, self._batches.domains, outcome.dropped)
-        self._folder.log(kind="dropped", step=step, samples=samples)
-        self._events.warn(f"step {step}: {len(samples)} samples left out, their loss is not finite")
-        if self._drops == DROPS_IN_A_ROW:
-            crash = self._folder.record_crash(step, {"step": step, "dropped": samples})
-            raise NonFiniteError(
-                f"samples with a loss that is not finite in {DROPS_IN_A_ROW} steps in a row, up to step "
-                f"{step}; the last are in {crash}. Lower optimizer.lr or check the data"
-            )
 
     def _log(self, step: int, plan: BatchPlan, outcome: StepOutcome, phases: PhaseTimer) -> None:
         lr = self._optimizer.param_groups[0]["lr"]
