@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -73,7 +74,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """
     if path.exists() and not path.is_file():
         raise StorageError(f"{path}: is there and is no ordinary file; choose another name")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    # Not the process id: on a shared folder processes of two machines may have the same.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
             yield stream

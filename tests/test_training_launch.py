@@ -245,9 +245,9 @@ def worker(body: str, *arguments: object) -> list[str]:
         run, rank = Path(sys.argv[1]), int(os.environ["RANK"])
         (run / f"pid-{rank}").write_text(str(os.getpid()))
         def status(state, code, step=3):
-            (run / ".s").write_text(json.dumps(
+            (run / f".s-{rank}").write_text(json.dumps(
                 {"state": state, "exit_code": code, "step": step, "reason": "its own words"}))
-            os.replace(run / ".s", run / "status.json")
+            os.replace(run / f".s-{rank}", run / "status.json")
     """
     code = textwrap.dedent(head) + textwrap.dedent(body)
     return [sys.executable, "-c", code, *map(str, arguments)]
