@@ -140,7 +140,8 @@ class ReweightingSpec:
     """The paper's method (Section 4 and Algorithm 1)."""
 
     strategy: str = "uniform"
-    """uniform, linupper, quadratic, extremes, linear, dro_kl or capped_softmax."""
+    """uniform, linupper, quadratic, extremes, linear, dro_kl or capped_softmax; readme_uniform is the
+    released README's "uniform", which is not (docs/paper-and-code.md)."""
     r: Scale = 0.4
     """Temperature after the warm-up; dro_kl's lambda. No effect with uniform."""
     delta: Scale = 1.0
