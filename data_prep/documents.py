@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from data_prep.errors import DataError
 from data_prep.files import check_name
 from data_prep.items import Item
@@ -24,16 +26,17 @@ SLIMPAJAMA_DOMAINS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainRule:
-    """How a record's domain is found: from a field, or from the item it stands in."""
+class RecordRule:
+    """Where a record holds its text and its domain. Fields are dotted; a JSON string on the way is parsed."""
 
-    field: str | None = None
-    """Dotted path in a record; a JSON string on the way is parsed. None: the item's own domain."""
+    text: str = "text"
+    domain: str | None = None
+    """None: every record has the domain of the file it stands in."""
     names: Mapping[str, str] | None = None
-    """Value of the field -> domain; None: the value is the domain."""
+    """Value of the domain's field -> domain; None: the value is the domain."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """A text with its domain."""
 
@@ -43,35 +46,40 @@ class Document:
     split: str
     bytes: int
     """UTF-8 bytes of the text."""
+    digest: int
+    """Their xxh3, 64 bits: equal texts have equal digests."""
 
 
 def read_documents(
-    path: Path, item: Item, rule: DomainRule, held_out_per_10000: int, meter: Meter
+    path: Path, item: Item, rule: RecordRule, held_out_per_10000: int, meter: Meter
 ) -> Iterator[Document]:
     """The documents of one file, routed to their domain and split. Raises DataError naming the record."""
-    columns = ("text",) if rule.field is None else ("text", rule.field.split(".")[0])
+    text_field = "text" if item.kind in ("txt", "txt.zst") else rule.text
+    text_keys = text_field.split(".")
+    domain_keys = rule.domain.split(".") if rule.domain else []
+    columns = tuple(dict.fromkeys([text_keys[0], *domain_keys[:1]]))
     for where, row in read_rows(path, item.kind, columns, meter):
-        if "text" not in row:
-            raise DataError(
-                f"{where}: no field 'text'; it has {', '.join(map(str, row))[:200]}; rename one to 'text'"
-            )
-        text = row["text"]
-        domain = _domain(where, row, item, rule)
+        text = _value(where, row, text_keys, "the text", "--text-from")
+        domain = _domain(where, row, item, rule, domain_keys)
         if text is None:
-            yield Document(text=None, domain=domain, split=item.split, bytes=0)
+            yield Document(text=None, domain=domain, split=item.split, bytes=0, digest=0)
             continue
         if not isinstance(text, str):
-            raise DataError(f"{where}: 'text' is {type(text).__name__}, not a string; {REMEDY}")
+            raise DataError(f"{where}: '{text_field}' is {type(text).__name__}, not a string; {REMEDY}")
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{where}: 'text' holds half a surrogate pair at character {error.start}; {REMEDY}"
+                f"{where}: '{text_field}' holds half a surrogate pair at character {error.start}; {REMEDY}"
             ) from None
         held_out = item.split == "train" and held_out_per_10000 > 0 and is_held_out(data, held_out_per_10000)
-        yield Document(
-            text=text, domain=domain, split="validation" if held_out else item.split, bytes=len(data)
-        )
+        yield document_of(text, data, domain, "validation" if held_out else item.split)
+
+
+def document_of(text: str, data: bytes, domain: str, split: str) -> Document:
+    """A document whose text is, in UTF-8, `data`."""
+    digest = xxhash.xxh3_64_intdigest(data)
+    return Document(text=text, domain=domain, split=split, bytes=len(data), digest=digest)
 
 
 def is_held_out(data: bytes, per_10000: int) -> bool:
@@ -79,34 +87,40 @@ def is_held_out(data: bytes, per_10000: int) -> bool:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") % 10_000 < per_10000
 
 
-def _domain(where: str, row: Row, item: Item, rule: DomainRule) -> str:
-    if rule.field is None:
+def _value(where: str, row: Row, keys: list[str], what: str, option: str) -> object:
+    """The value of a dotted field, whose absence is most often a column renamed upstream."""
+    value: object = row
+    for key in keys:
+        if isinstance(value, str):
+            value = _parsed(value)
+        if not isinstance(value, Mapping) or key not in value:
+            have = f"it has {', '.join(map(str, value))[:200]}" if isinstance(value, Mapping) else "no object"
+            raise DataError(
+                f"{where}: no field '{'.'.join(keys)}' for {what} ({have}); name another with {option} FIELD"
+            )
+        value = value[key]
+    return value
+
+
+def _domain(where: str, row: Row, item: Item, rule: RecordRule, keys: list[str]) -> str:
+    if rule.domain is None:
         if item.domain is None:
             raise AssertionError(f"{item.path} has neither a domain nor a rule for one")
         return item.domain
-    value: object = row
-    for key in rule.field.split("."):
-        value = _parsed(value)
-        if not isinstance(value, dict) or key not in value:
-            raise DataError(
-                f"{where}: no field '{rule.field}' for the domain; {REMEDY}, or name it with --domain-from"
-            )
-        value = value[key]
+    value = _value(where, row, keys, "the domain", "--domain-from")
     if rule.names is not None:
         if not isinstance(value, str) or value not in rule.names:
             known = ", ".join(rule.names)
             raise DataError(
-                f"{where}: unknown {rule.field} {str(value)[:60]!r}; known: {known}; {REMEDY}, "
-                f"or take the names as they are with --domain-from {rule.field}"
+                f"{where}: unknown {rule.domain} {str(value)[:60]!r}; known: {known}; {REMEDY}, "
+                f"or take the names as they are with --domain-from {rule.domain}"
             )
         return rule.names[value]
-    return check_name(value, f"{where}: {rule.field}")
+    return check_name(value, f"{where}: {rule.domain}")
 
 
-def _parsed(value: object) -> object:
+def _parsed(value: str) -> object:
     """A JSON string, as some parquet files hold `meta`, is looked into."""
-    if not isinstance(value, str):
-        return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):

@@ -51,6 +51,13 @@ class Fields:
             )
         return value
 
+    def counts(self, key: str) -> tuple[int, ...]:
+        """The value as a list of whole numbers."""
+        values = self.raw(key)
+        if not isinstance(values, list) or any(type(v) is not int or not 0 <= v < 1 << 62 for v in values):
+            raise DataError(f"{self.where}.{key} must be whole numbers, found {str(values)[:40]!r}")
+        return tuple(values)
+
     def digest(self, key: str) -> str:
         """The value as a sha256 in hex."""
         value = self.text(key)

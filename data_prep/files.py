@@ -94,6 +94,24 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def create_text_atomically(path: Path, text: str) -> None:
+    """Write a small UTF-8 text file unless there is one: of several that try at once, one wins."""
+    # Two names of one file: unlike a rename, a link never replaces what is there.
+    private = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    write_text_atomically(private, text)
+    try:
+        os.link(private, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        # A file system without hard links.
+        if not path.exists():
+            private.replace(path)
+    finally:
+        private.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def read_ordinary_file(path: Path) -> bytes:
     """The bytes of an ordinary file; OSError for a pipe or device too, which would block or never end."""
     if path.exists() and not path.is_file():

@@ -1,9 +1,11 @@
 """Input files as numbered items: which files there are, and which split and domain their paths name."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from data_prep.errors import DataError, UserError
 from data_prep.files import check_name, is_safe_name
@@ -19,7 +21,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 """How folders and files name their split."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """One input file: the unit of work."""
 
@@ -35,6 +37,9 @@ class Item:
     """Domain of everything in it; None if each record says."""
     sha256: str | None = None
     """Known digest of the file, if the hub tells."""
+
+
+ITEM_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def split_of(path: str) -> str | None:
@@ -54,7 +59,7 @@ def folder_domain(path: str, fallback: str) -> str:
     return check_name(domain, f"{path}: the folder")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """A file before its split is renamed."""
 
@@ -67,15 +72,19 @@ class Found:
 
 
 def number_items(
-    found: Iterable[Found], split_map: Mapping[str, str], required: Iterable[str]
+    found: Iterable[Found],
+    split_map: Mapping[str, str],
+    required: Iterable[str],
+    sample_seed: int | None = None,
 ) -> tuple[Item, ...]:
-    """Rename splits (ours -> theirs) and number the files of each split in path order.
+    """Rename splits (ours -> theirs) and number the files of each split.
 
-    A source split that was given another name, or whose name was taken, is left out. UserError if a
-    `required` split of ours is mapped from one that the source lacks.
+    They are numbered in the order of their paths, or in the random order of `sample_seed`. A source split
+    that was given another name, or whose name was taken, is left out. UserError if a `required` split of
+    ours is mapped from one that the source lacks.
     """
     by_split: dict[str, list[Found]] = {}
-    for file in sorted(found, key=lambda file: file.path):
+    for file in sorted(found, key=lambda file: (_draw(sample_seed, file.path), file.path)):
         by_split.setdefault(file.split, []).append(file)
     for ours in required:
         if split_map[ours] not in by_split:
@@ -100,6 +109,11 @@ def number_items(
         for ours, theirs in sorted(chosen.items())
         for index, file in enumerate(by_split[theirs])
     )
+
+
+def _draw(seed: int | None, path: str) -> bytes:
+    """What files are ordered by: a hash of seed and path, so that a file's place needs no list of others."""
+    return b"" if seed is None else hashlib.sha256(f"{seed}/{path}".encode()).digest()
 
 
 def find_local(

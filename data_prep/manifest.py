@@ -5,6 +5,7 @@ folder names, counts must add up, and the digest must match the content.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,18 @@ from data_prep.errors import DataError
 from data_prep.fields import Fields
 from data_prep.files import canonical_json, check_name, sha256_text, write_text_atomically
 
-FORMAT = 1
+FORMAT = 2
+FINGERPRINT_FORMAT = 1
+"""Part of the fingerprint: it stays while the ids of a store mean the same."""
+
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 MAX_MANIFEST_BYTES = 1 << 30
 
 Dtype = Literal["uint16", "uint32"]
+
+SHARD_NAME = re.compile(r"(?:[0-9]{5}|[1-9][0-9]{5,8})\.npy")
+"""Five digits, or as many as a larger number has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,10 @@ class TokenizerInfo:
     """The id that ends each document."""
     file_sha256: str | None = None
     """Digest of the store's tokenizer.json; None if the store has none."""
+    repository: str | None = None
+    """Hub repository the vocabulary was read from; None for a local file."""
+    revision: str | None = None
+    """Its commit."""
 
     @property
     def dtype(self) -> Dtype:
@@ -43,9 +54,9 @@ class TokenizerInfo:
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One .npy file of ids."""
+    """One .npy file of ids, and beside it NNNNN.documents.npy, which tells where its documents start."""
 
     name: str
     """File name, NNNNN.npy; NNNNN is the number of the input file it came from."""
@@ -53,9 +64,16 @@ class Shard:
     documents: int
     sha256: str
     """Digest of the whole file, header included."""
+    documents_sha256: str
+    """Digest of the file of document starts."""
+
+    @property
+    def number(self) -> int:
+        """The number in the name: shards are laid end to end in its order."""
+        return int(self.name.removesuffix(".npy"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Domain:
     """One domain of one split, the sum over its shards."""
 
@@ -66,6 +84,14 @@ class Domain:
     """UTF-8 bytes of the documents' text."""
     skipped: int = 0
     """Records whose text was null."""
+    longest: int = 0
+    """Ids of the longest document, its end-of-text id included."""
+    lengths: tuple[int, ...] = ()
+    """Documents by length: number k counts those of 2^k to 2^(k+1) - 1 ids."""
+    duplicates: int = 0
+    """Documents whose text occurred before in the same domain of the same split."""
+    in_train: int = 0
+    """Outside train: documents whose text occurs in train too, in whatever domain."""
     shards: tuple[Shard, ...]
 
 
@@ -92,6 +118,12 @@ class Source:
     """Share of the training documents put into validation by the hash of their text."""
     limit_tokens: int | None = None
     """Bound on training tokens; None for all there are."""
+    limit_reached: bool = False
+    """Whether the bound left text out; False too where it was beyond all there was."""
+    sample_seed: int | None = None
+    """Seed of the order in which files were taken up to the bound; None for the order of their paths."""
+    shares: int = 1
+    """Parts the bound was divided over; 1 unless machines shared the work under a bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +144,7 @@ class Manifest:
             for split, domains in self.splits.items()
         }
         tokenizer = [self.tokenizer.sha256, self.tokenizer.vocab_size, self.tokenizer.end_of_text]
-        return sha256_text(canonical_json([FORMAT, tokenizer, self.dtype, shards]))
+        return sha256_text(canonical_json([FINGERPRINT_FORMAT, tokenizer, self.dtype, shards]))
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:
@@ -156,7 +188,10 @@ def _missing(store: Path) -> str:
 def _manifest(document: object) -> Manifest:
     top = Fields(document, "manifest")
     if top.raw("format") != FORMAT:
-        raise DataError(f"format {top.raw('format')!r}, but this version of reweight reads format {FORMAT}")
+        raise DataError(
+            f"format {str(top.raw('format'))[:20]}, but this version of reweight reads format {FORMAT}: "
+            "prepare the data again into a new folder"
+        )
     content = {key: value for key, value in top.items() if key != "digest"}
     if top.raw("digest") != sha256_text(canonical_json(content)):
         raise DataError("edited or damaged: the digest does not match the content")
@@ -188,6 +223,8 @@ def parse_tokenizer(fields: Fields) -> TokenizerInfo:
         vocab_size=fields.count("vocab_size", least=1),
         end_of_text=fields.count("end_of_text"),
         file_sha256=None if fields.raw("file_sha256") is None else fields.digest("file_sha256"),
+        repository=fields.optional_text("repository"),
+        revision=fields.optional_text("revision"),
     )
     if info.end_of_text >= info.vocab_size or info.vocab_size >= 1 << 31:
         raise DataError(f"vocab_size {info.vocab_size} with end_of_text {info.end_of_text} is impossible")
@@ -202,11 +239,17 @@ def parse_domain(fields: Fields) -> Domain:
         tokens=fields.count("tokens"),
         bytes=fields.count("bytes"),
         skipped=fields.count("skipped"),
+        longest=fields.count("longest"),
+        lengths=fields.counts("lengths"),
+        duplicates=fields.count("duplicates"),
+        in_train=fields.count("in_train"),
         shards=shards,
     )
-    names = [shard.name for shard in shards]
-    if names != sorted(set(names)):
+    numbers = [shard.number for shard in shards]
+    if numbers != sorted(set(numbers)):
         raise DataError(f"{fields.where}.shards: not in order, or named twice")
+    if sum(domain.lengths) != domain.documents:
+        raise DataError(f"{fields.where}.lengths: not the lengths of {domain.documents} documents")
     for what in ("tokens", "documents"):
         total = sum(getattr(shard, what) for shard in shards)
         if getattr(domain, what) != total:
@@ -216,13 +259,14 @@ def parse_domain(fields: Fields) -> Domain:
 
 def _shard(fields: Fields) -> Shard:
     name = check_name(fields.raw("name"), f"{fields.where}.name")
-    if not name.endswith(".npy") or not name[:-4].isdecimal() or len(name) != len("00000.npy"):
+    if SHARD_NAME.fullmatch(name) is None:
         raise DataError(f"{fields.where}.name is {name!r}, not NNNNN.npy")
     return Shard(
         name=name,
         tokens=fields.count("tokens", least=1),
         documents=fields.count("documents"),
         sha256=fields.digest("sha256"),
+        documents_sha256=fields.digest("documents_sha256"),
     )
 
 
@@ -243,4 +287,7 @@ def _source(fields: Fields) -> Source:
         inputs=inputs,
         held_out_per_10000=fields.count("held_out_per_10000"),
         limit_tokens=None if fields.raw("limit_tokens") is None else fields.count("limit_tokens", least=1),
+        limit_reached=fields.raw("limit_reached") is True,
+        sample_seed=fields.optional_count("sample_seed"),
+        shares=fields.count("shares", least=1),
     )

@@ -4,33 +4,23 @@ The unit of work is one input file. A rerun after any interruption does only the
 the store's bytes depend neither on the number of workers nor on what was interrupted.
 """
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from data_prep.assembly import (
-    assemble,
-    drop_all_if_nothing_is_committed,
-    drop_others,
-    drop_temporary,
-    state,
-    usable_record,
-)
-from data_prep.checks import check_spec
-from data_prep.errors import DataError, ResumeError, StorageError
+from data_prep import hub
+from data_prep.assembly import State, state, usable_records
+from data_prep.checks import check_share, check_spec
+from data_prep.cleanup import drop_all_if_nothing_is_committed, drop_temporary
+from data_prep.errors import ResumeError, StorageError
 from data_prep.files import sha256_file
+from data_prep.finish import assemble_or_drop, finish_store
 from data_prep.items import Item
 from data_prep.lock import locked
-from data_prep.manifest import (
-    MANIFEST_NAME,
-    TOKENIZER_FILE,
-    Manifest,
-    TokenizerInfo,
-    read_manifest,
-    write_manifest,
-)
+from data_prep.manifest import MANIFEST_NAME, TOKENIZER_FILE, TokenizerInfo
 from data_prep.plan import (
     WORK,
     Plan,
@@ -43,10 +33,11 @@ from data_prep.plan import (
     write_plan,
 )
 from data_prep.readers import Kind
+from data_prep.reports import Prepared, Progress, Report, ShareDone
 from data_prep.sources import Source, open_source, reopen_hub, sample_texts
-from data_prep.spec import PrepSpec, default_store
+from data_prep.spec import PrepSpec, Share, default_store, names_tokenizer
 from data_prep.tokenizers import Tokenizer, bpe_size, load_tokenizer, train_bpe
-from data_prep.units import Counts, Workshop
+from data_prep.units import Counts, Task, Workshop
 from data_prep.workers import available_cores, do_tasks
 
 SPAWN_BYTES = 8 << 20
@@ -63,53 +54,46 @@ STORE_BYTES_PER_INPUT_BYTE: Mapping[Kind, float] = {
 """uint16 ids a byte of input, on the high side, for the check of free disk space."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a preparation is."""
-
-    done_bytes: int
-    total_bytes: int
-    """Input bytes, as they lie on disk or the hub."""
-    documents: int
-    tokens: int
-    text_bytes: int
-    note: str = ""
-    """What is going on, when it is not the plain tokenizing of files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What `prepare` did."""
-
-    path: Path
-    manifest: Manifest
-    built_files: int
-    """Input files done now; 0 if the store was already complete."""
-    text_bytes: int
-    """UTF-8 bytes of text tokenized now."""
-    seconds: float
-    workers: int
-
-
-Report = Callable[[Progress], None]
-
-
 def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
     """Prepare the token store that `spec` describes, continuing what an earlier run has committed.
 
     Raises UserError (2), DataError (3), HubError (4), ResumeError (5) if the folder holds something
     else, StorageError (7); whatever was committed before stays.
     """
+    with _working(spec, None, progress) as work:
+        return work.whole()
+
+
+def prepare_share(spec: PrepSpec, share: Share, progress: Report | None = None) -> ShareDone:
+    """Do one share's input files, beside other machines that do theirs into the same or another folder.
+
+    A bound on training tokens is divided over the shares. Raises what `prepare` raises.
+    """
+    check_share(share)
+    with _working(spec, share, progress) as work:
+        return work.share()
+
+
+@contextlib.contextmanager
+def _working(spec: PrepSpec, share: Share | None, progress: Report | None) -> Iterator["_Preparation"]:
+    """One run on one folder, under its lock; on a failure what is committed stays, and nothing else."""
     started = time.monotonic()
     check_spec(spec)
     tokenizer = None
-    if spec.out is None and spec.tokenizer != "gpt2" and bpe_size(spec.tokenizer) is None:
+    if spec.out is None and not names_tokenizer(spec.tokenizer):
         tokenizer = load_tokenizer(spec.tokenizer)
-    store = spec.out or default_store(spec.dataset, tokenizer.name if tokenizer else spec.tokenizer)
+    store = spec.out or default_store(
+        spec.repository or spec.dataset, tokenizer.name if tokenizer else spec.tokenizer
+    )
     try:
         _claim(store)
-        with locked(store / WORK):
-            return _Preparation(store, spec, progress or (lambda _: None), started).run(tokenizer)
+        with locked(store / WORK, share):
+            work = _Preparation(store, spec, share, progress or (lambda _: None), started, tokenizer)
+            try:
+                yield work
+            except BaseException:
+                work.leave()
+                raise
     except OSError as error:
         raise StorageError(
             f"cannot write {error.filename or store}: {error.strerror or error}; committed files are kept: "
@@ -132,47 +116,31 @@ def _claim(store: Path) -> None:
 class _Preparation:
     """One run on one folder, under its lock."""
 
-    def __init__(self, store: Path, spec: PrepSpec, report: Report, started: float) -> None:
-        self._store, self._spec, self._report, self._started = store, spec, report, started
+    def __init__(
+        self,
+        store: Path,
+        spec: PrepSpec,
+        share: Share | None,
+        report: Report,
+        started: float,
+        loaded: Tokenizer | None,
+    ) -> None:
+        self._store, self._spec, self._share = store, spec, share
+        self._report, self._started, self._loaded = report, started, loaded
         self._workers = spec.workers or available_cores()
+        # Of its own: what another share is downloading is not ours to delete.
+        self._downloads = store / WORK / "downloads" / (share.label if share else "all")
         self._totals = Counts()
         self._done_before = self._total_bytes = 0
 
-    def run(self, loaded: Tokenizer | None) -> Prepared:
-        """Do what is left to do; on a failure keep what is committed and nothing else."""
-        try:
-            return self._run(loaded)
-        except BaseException:
-            drop_temporary(self._store)
-            drop_all_if_nothing_is_committed(self._store)
-            raise
-
-    def _run(self, loaded: Tokenizer | None) -> Prepared:
+    def whole(self) -> Prepared:
+        """Do what is left to do, and make the store."""
         drop_temporary(self._store)
-        there = read_plan(self._store)
-        source = self._source(there)
-        tokenizer = self._tokenizer(there, source, loaded)
-        plan = self._plan(source, tokenizer.info)
-        if there is not None and self._has_work():
-            refuse_other_plan(self._store, there, plan)
-            # The file as it was written first: another version of the library may spell it differently.
-            plan = replace(plan, tokenizer=there.tokenizer)
-            if plan != there:
-                write_plan(self._store, plan, self._spec)
-        else:
-            self._check_space(source.items)
-            tokenizer.save(self._store / TOKENIZER_FILE)
-            write_plan(self._store, plan, self._spec)
-        records, built = self._build(Workshop(store=self._store, source=source, tokenizer=tokenizer))
-        chosen = state(source.items, records, self._spec.limit_tokens, 1).chosen
-        try:
-            manifest = assemble(plan, chosen, records)
-        except DataError:
-            # No rerun of this plan can do better, and another plan cannot use these files: leave nothing.
-            for item in source.items:
-                record_path(self._store, item).unlink(missing_ok=True)
-            raise
-        self._finish(source.items, tokenizer, manifest)
+        hub.drop_leftovers(self._downloads)
+        source, tokenizer, plan = self._planned()
+        records, built = self._build(source, tokenizer, plan)
+        manifest = assemble_or_drop(self._store, plan, records)
+        manifest = finish_store(self._store, plan.items, manifest, tokenizer, self._tell)
         return Prepared(
             path=self._store,
             manifest=manifest,
@@ -182,37 +150,92 @@ class _Preparation:
             workers=self._workers,
         )
 
+    def share(self) -> ShareDone:
+        """Do what is left to do of the share."""
+        hub.drop_leftovers(self._downloads)
+        source, tokenizer, plan = self._planned()
+        drop_temporary(self._store, self._written_by(plan))
+        records, built = self._build(source, tokenizer, plan)
+        shutil.rmtree(self._downloads, ignore_errors=True)
+        return ShareDone(
+            path=self._store,
+            files=len(records),
+            built_files=built,
+            text_bytes=self._totals.text_bytes,
+            seconds=time.monotonic() - self._started,
+            workers=self._workers,
+        )
+
+    def leave(self) -> None:
+        """After a failure: keep what is committed and nothing else."""
+        if self._share is None:
+            drop_temporary(self._store)
+            hub.drop_leftovers(self._downloads)
+            drop_all_if_nothing_is_committed(self._store)
+        else:
+            shutil.rmtree(self._downloads, ignore_errors=True)
+
+    def _mine(self, items: Iterable[Item]) -> list[Item]:
+        share = self._share
+        return [item for place, item in enumerate(items) if share is None or share.takes(place)]
+
+    def _written_by(self, plan: Plan) -> set[tuple[str, int]]:
+        """Split and number of every shard that this share's files may become."""
+        mine = self._mine(plan.items)
+        own = {(item.split, item.index) for item in mine}
+        if all(item.split != "validation" for item in plan.items):
+            own |= {("validation", item.index) for item in mine if item.split == "train"}
+        return own
+
+    def _planned(self) -> tuple[Source, Tokenizer, Plan]:
+        """What to do, agreed with what an earlier run or another share has set out to do."""
+        there = read_plan(self._store)
+        source = self._source(there)
+        tokenizer = self._tokenizer(there, source)
+        plan = self._plan(source, tokenizer.info)
+        if there is None or not (self._share or self._has_work()):
+            self._check_space(self._mine(source.items))
+            tokenizer.save(self._store / TOKENIZER_FILE)
+            write_plan(self._store, plan, self._spec, first=self._share is not None)
+            there = read_plan(self._store) or plan
+        refuse_other_plan(self._store, there, plan)
+        # The file as it was written first: another version of the library may spell it differently.
+        plan = replace(plan, tokenizer=there.tokenizer)
+        if plan != there and self._share is None:
+            write_plan(self._store, plan, self._spec)
+        return source, tokenizer, plan
+
     def _has_work(self) -> bool:
         """Whether an earlier run has committed anything."""
         return any((self._store / WORK / "files").glob("*.json")) or (self._store / MANIFEST_NAME).exists()
 
     def _source(self, there: Plan | None) -> Source:
-        downloads = self._store / WORK / "downloads"
         spec = self._spec
-        if there is None or there.revision is None or spec.inputs or spec.dataset in ("embedded", "local"):
-            return open_source(spec, downloads)
+        if there is None or there.revision is None or spec.inputs or spec.dataset == "embedded":
+            return open_source(spec, self._downloads)
         before = read_request(self._store)
-        same = replace(spec, out=None, workers=None, tokenizer="") == (
-            before and replace(before, out=None, workers=None, tokenizer="")
-        )
-        if not same:
-            return open_source(spec, downloads)
+        if before is None or _asked(before) != _asked(spec):
+            return open_source(spec, self._downloads)
         # The first run pinned the commit and listed it: go on without asking the hub again.
-        return reopen_hub(spec, there.source, there.revision, there.items, downloads)
+        return reopen_hub(spec, there.source, there.revision, there.items, there.sample_seed, self._downloads)
 
     def _plan(self, source: Source, tokenizer: TokenizerInfo) -> Plan:
+        bounded = self._spec.limit_tokens is not None and self._share is not None
         return Plan(
             dataset=self._spec.dataset,
             source=source.name,
             revision=source.revision,
             items=source.items,
             domain_from=self._spec.domain_from,
+            text_from=self._spec.text_from,
             held_out_per_10000=source.held_out_per_10000,
             limit_tokens=self._spec.limit_tokens,
+            sample_seed=source.sample_seed,
+            shares=self._share.parts if bounded and self._share else 1,
             tokenizer=tokenizer,
         )
 
-    def _tokenizer(self, there: Plan | None, source: Source, loaded: Tokenizer | None) -> Tokenizer:
+    def _tokenizer(self, there: Plan | None, source: Source) -> Tokenizer:
         spec, saved = self._spec.tokenizer, self._store / TOKENIZER_FILE
         size = bpe_size(spec)
         if (
@@ -224,7 +247,7 @@ class _Preparation:
         ):
             return load_tokenizer(saved, name=spec)
         if size is None:
-            return loaded or load_tokenizer(spec)
+            return self._loaded or load_tokenizer(spec)
         self._tell(f"training {spec} on a sample of the text")
         return train_bpe(size, sample_texts(source))
 
@@ -239,46 +262,32 @@ class _Preparation:
                 "free space, or choose another --out"
             )
 
-    def _build(self, shop: Workshop) -> tuple[dict[Item, Record], int]:
+    def _build(self, source: Source, tokenizer: Tokenizer, plan: Plan) -> tuple[dict[Item, Record], int]:
         """Do every task; the records, and how many were made now."""
-        items, dtype = shop.source.items, shop.tokenizer.info.dtype
-        records: dict[Item, Record] = {}
-        for item in items:
-            record = usable_record(self._store, shop.source, item, dtype)
-            if record is not None:
-                records[item] = record
-        self._total_bytes = sum(item.bytes for item in items)
+        shop = Workshop(store=self._store, plan=plan.key, reader=source.reader, tokenizer=tokenizer)
+        mine = set(self._mine(plan.items))
+        records = usable_records(self._store, plan, mine, source.files)
+        self._total_bytes = sum(item.bytes for item in mine)
         self._done_before = sum(item.bytes for item in records)
         built = 0
-        while todo := state(items, records, self._spec.limit_tokens, self._workers).todo:
-            (self._store / MANIFEST_NAME).unlink(missing_ok=True)
-            for task in todo:
-                record_path(self._store, task.item).unlink(missing_ok=True)
-            small = sum(task.item.bytes for task in todo) < SPAWN_BYTES
-            do_tasks(shop, list(todo), 1 if small else self._workers, self._tick)
-            for task in todo:
-                record = read_record(self._store, task.item)
+        while todo := [each for each in self._state(plan, records).todo if each.item in mine]:
+            if self._share is None:
+                (self._store / MANIFEST_NAME).unlink(missing_ok=True)
+            for each in todo:
+                record_path(self._store, each.item).unlink(missing_ok=True)
+            small = sum(each.item.bytes for each in todo) < SPAWN_BYTES
+            tasks = [Task(item=each.item, located=source.locate(each.item), cap=each.cap) for each in todo]
+            do_tasks(shop, tasks, 1 if small else self._workers, self._tick)
+            for each in todo:
+                record = read_record(self._store, each.item, plan.key)
                 if record is None:
-                    raise AssertionError(f"{task.item.path} was done and has no record")
-                records[task.item] = record
+                    raise AssertionError(f"{each.item.path} was done and has no record")
+                records[each.item] = record
             built += len(todo)
         return records, built
 
-    def _finish(self, items: Iterable[Item], tokenizer: Tokenizer, manifest: Manifest) -> None:
-        saved, file_sha256 = self._store / TOKENIZER_FILE, manifest.tokenizer.file_sha256
-        if not saved.is_file() or sha256_file(saved) != file_sha256:
-            tokenizer.save(saved)
-            file_sha256 = sha256_file(saved)
-        manifest = replace(manifest, tokenizer=replace(manifest.tokenizer, file_sha256=file_sha256))
-        try:
-            if read_manifest(self._store) == manifest:
-                return
-        except DataError:
-            # Missing or damaged: written anew from the records.
-            pass
-        drop_others(self._store, items, manifest)
-        write_manifest(self._store, manifest)
-        shutil.rmtree(self._store / WORK / "downloads", ignore_errors=True)
+    def _state(self, plan: Plan, records: Mapping[Item, Record]) -> State:
+        return state(plan.items, records, plan.limit_tokens, self._workers, plan.shares)
 
     def _tick(self, counts: Counts) -> None:
         self._totals.input_bytes += counts.input_bytes
@@ -299,3 +308,8 @@ class _Preparation:
                 note=note,
             )
         )
+
+
+def _asked(spec: PrepSpec) -> PrepSpec:
+    """What decides which files a preparation reads."""
+    return replace(spec, out=None, workers=None, tokenizer="", keep_downloads=False)

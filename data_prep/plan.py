@@ -11,11 +11,15 @@ from pathlib import Path
 
 from data_prep.errors import DataError, ResumeError
 from data_prep.fields import Fields
-from data_prep.files import write_text_atomically
-from data_prep.items import Item
+from data_prep.files import (
+    canonical_json,
+    create_text_atomically,
+    sha256_text,
+    write_text_atomically,
+)
+from data_prep.items import ITEM_KINDS, Item
 from data_prep.manifest import Domain, TokenizerInfo, parse_domain, parse_tokenizer
-from data_prep.readers import Kind
-from data_prep.spec import DATASETS, PrepSpec
+from data_prep.spec import DATASETS, PrepSpec, names_tokenizer
 
 WORK = ".prep"
 PLAN_NAME = "plan.json"
@@ -30,16 +34,30 @@ class Plan:
     revision: str | None
     items: tuple[Item, ...]
     domain_from: str | None
+    text_from: str
     held_out_per_10000: int
     limit_tokens: int | None
+    sample_seed: int | None
+    shares: int
+    """Parts a bound on training tokens is divided over; 1 without a bound."""
     tokenizer: TokenizerInfo
 
+    @property
+    def key(self) -> str:
+        """sha256 of what decides the content of any one file's shards; records carry it."""
+        decisive = asdict(replace(self, items=())) | {
+            "tokenizer": [self.tokenizer.sha256, self.tokenizer.end_of_text, self.tokenizer.vocab_size]
+        }
+        return sha256_text(canonical_json(decisive))
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One committed input file."""
 
     path: str
+    plan: str
+    """`Plan.key` of the preparation it belongs to."""
     input_bytes: int
     modified_ns: int | None
     """Modification time of a local file: unchanged time and size stand for unchanged content."""
@@ -57,22 +75,32 @@ class Record:
         return sum(domain.tokens for domain in self.domains.get("train", {}).values())
 
 
-def write_plan(store: Path, plan: Plan, spec: PrepSpec) -> None:
-    """Write the plan, and the request it came from so that a repair needs no other arguments."""
-    named = spec.tokenizer == "gpt2" or spec.tokenizer.startswith("bpe:")
+def write_plan(store: Path, plan: Plan, spec: PrepSpec, *, first: bool = False) -> None:
+    """Write the plan, and the request it came from so that a repair needs no other arguments.
+
+    With `first` a plan that is there already stays.
+    """
     request = {
         "dataset": spec.dataset,
         "inputs": [str(path.resolve()) for path in spec.inputs],
-        "tokenizer": spec.tokenizer if named else str(Path(spec.tokenizer).resolve()),
+        "tokenizer": spec.tokenizer
+        if names_tokenizer(spec.tokenizer)
+        else str(Path(spec.tokenizer).resolve()),
         "split_map": [list(pair) for pair in spec.split_map],
         "domain_from": spec.domain_from,
+        "repository": spec.repository,
+        "text_from": spec.text_from,
         "subset": spec.subset,
+        "sample_seed": spec.sample_seed,
         "revision": spec.revision,
         "validation_share": spec.validation_share,
         "limit_tokens": spec.limit_tokens,
+        "keep_downloads": spec.keep_downloads,
     }
-    document = {"plan": asdict(plan), "request": request}
-    write_text_atomically(store / WORK / PLAN_NAME, json.dumps(document, indent=1) + "\n")
+    # Item by item: asdict copies deeply, which for 100,000 files takes seconds and hundreds of megabytes.
+    whole = asdict(replace(plan, items=())) | {"items": [asdict(item) for item in plan.items]}
+    text = json.dumps({"plan": whole, "request": request}) + "\n"
+    (create_text_atomically if first else write_text_atomically)(store / WORK / PLAN_NAME, text)
 
 
 def read_plan(store: Path) -> Plan | None:
@@ -87,8 +115,11 @@ def read_plan(store: Path) -> Plan | None:
         revision=plan.optional_text("revision"),
         items=tuple(_item(each) for each in plan.subs("items")),
         domain_from=plan.optional_text("domain_from"),
+        text_from=plan.text("text_from"),
         held_out_per_10000=plan.count("held_out_per_10000"),
         limit_tokens=plan.optional_count("limit_tokens"),
+        sample_seed=plan.optional_count("sample_seed"),
+        shares=plan.count("shares", least=1),
         tokenizer=parse_tokenizer(plan.sub("tokenizer")),
     )
 
@@ -115,10 +146,14 @@ def read_request(store: Path) -> PrepSpec | None:
         tokenizer=request.text("tokenizer"),
         split_map=tuple((str(ours), str(theirs)) for ours, theirs in pairs),
         domain_from=request.optional_text("domain_from"),
+        repository=request.optional_text("repository"),
+        text_from=request.text("text_from"),
         subset=request.optional_text("subset"),
+        sample_seed=request.optional_count("sample_seed"),
         revision=request.optional_text("revision"),
         validation_share=share,
         limit_tokens=request.optional_count("limit_tokens"),
+        keep_downloads=request.raw("keep_downloads") is True,
     )
 
 
@@ -168,15 +203,16 @@ def write_record(store: Path, item: Item, record: Record) -> None:
     write_text_atomically(record_path(store, item), json.dumps(asdict(record)) + "\n")
 
 
-def read_record(store: Path, item: Item) -> Record | None:
-    """The record of an input file, or None if it has to be done (again)."""
+def read_record(store: Path, item: Item, plan: str) -> Record | None:
+    """The record of an input file under the plan of this key, or None if it has to be done (again)."""
     try:
         document = _read(record_path(store, item))
-        if document is None or document.raw("path") != item.path:
+        if document is None or document.raw("path") != item.path or document.raw("plan") != plan:
             return None
         domains = document.sub("domains")
         return Record(
             path=item.path,
+            plan=plan,
             input_bytes=document.count("input_bytes"),
             modified_ns=document.optional_count("modified_ns"),
             sha256=document.digest("sha256"),
@@ -194,8 +230,7 @@ def _domains(fields_of_split: Fields) -> dict[str, Domain]:
 
 
 def _item(each: Fields) -> Item:
-    kinds: tuple[Kind, ...] = ("jsonl", "jsonl.zst", "parquet", "txt", "txt.zst", "embedded")
-    kind = next((kind for kind in kinds if kind == each.raw("kind")), None)
+    kind = next((kind for kind in ITEM_KINDS if kind == each.raw("kind")), None)
     if kind is None:
         raise DataError(f"{each.where}.kind is {str(each.raw('kind'))[:40]!r}")
     return Item(

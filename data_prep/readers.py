@@ -26,6 +26,8 @@ READ_BYTES = 1 << 14
 HASH_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 30
 PARQUET_ROWS = 256
+PARQUET_BYTES = 8 << 20
+"""Text of the rows that are decoded at a time, as far as a row group's mean size tells."""
 
 Row = Mapping[str, Any]
 
@@ -173,13 +175,20 @@ def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tup
         raise DataError(f"{path}: empty file; {REMEDY}")
     number, where = 0, str(path)
     try:
-        # memory_map: the pages are the kernel's to drop, whatever the row groups' size.
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+        # A buffer instead of whole column chunks: some writers put a gigabyte of text into one row group.
+        with pq.ParquetFile(
+            path, buffer_size=HASH_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             for group in range(file.num_row_groups):
                 where = f"{path} row group {group}"
+                about = file.metadata.row_group(group)
+                rows = PARQUET_BYTES * about.num_rows // max(1, about.total_byte_size)
                 for batch in file.iter_batches(
-                    PARQUET_ROWS, row_groups=[group], columns=list(columns), use_threads=False
+                    max(1, min(PARQUET_ROWS, rows)),
+                    row_groups=[group],
+                    columns=list(columns),
+                    use_threads=False,
                 ):
                     for row in batch.to_pylist():
                         yield f"{path} row {number}", row
@@ -192,5 +201,6 @@ def _check_columns(path: Path, have: list[str], need: tuple[str, ...]) -> None:
     missing = [column for column in need if column not in have]
     if missing:
         raise DataError(
-            f"{path}: no column '{missing[0]}'; it has {', '.join(have)[:200]}; rename one to '{missing[0]}'"
+            f"{path}: no column '{missing[0]}'; it has {', '.join(have)[:200]}; name the text's column with "
+            "--text-from, the domain's with --domain-from"
         )

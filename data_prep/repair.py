@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.assembly import record_shards
 from data_prep.errors import DataError
-from data_prep.files import sha256_file
 from data_prep.lock import locked
 from data_prep.manifest import MANIFEST_NAME
-from data_prep.pipeline import Prepared, Report, prepare
+from data_prep.merge import is_intact
+from data_prep.pipeline import prepare
 from data_prep.plan import WORK, read_plan, read_record, read_request, record_path
+from data_prep.reports import Prepared, Report
 
 
 def repair(store: Path, workers: int | None = None, progress: Report | None = None) -> Prepared:
@@ -24,12 +24,8 @@ def repair(store: Path, workers: int | None = None, progress: Report | None = No
         )
     with locked(store / WORK):
         for item in plan.items:
-            record = read_record(store, item)
-            good = record is not None and all(
-                path.is_file() and not path.is_symlink() and sha256_file(path) == shard.sha256
-                for path, shard in record_shards(store, record)
-            )
-            if not good:
+            record = read_record(store, item, plan.key)
+            if record is None or not is_intact(store, record):
                 record_path(store, item).unlink(missing_ok=True)
         (store / MANIFEST_NAME).unlink(missing_ok=True)
     return prepare(replace(spec, workers=workers), progress)

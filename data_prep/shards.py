@@ -1,7 +1,14 @@
-"""One shard: a standard .npy file of ids, written as a stream and checked cheaply."""
+"""One shard: a standard .npy file of ids and one of its documents' starts, streamed and checked cheaply.
 
+NNNNN.npy holds ids, shape (tokens,), uint16 or uint32. NNNNN.documents.npy holds, shape (documents, 2),
+uint64: the place of each document's first id in its shard, and the xxh3 (64 bits) of its text.
+"""
+
+import contextlib
 import io
 import os
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,10 +19,18 @@ from data_prep.errors import DataError
 from data_prep.files import TEMPORARY, sha256_file, sync_folder
 from data_prep.manifest import Dtype, Shard
 
+START, TEXT = 0, 1
+"""Columns of NNNNN.documents.npy."""
+
+LENGTH_BINS = 63
+
 
 def disk_dtype(dtype: Dtype) -> np.dtype[Any]:
     """The ids' type on disk: little-endian on every machine."""
     return np.dtype(dtype).newbyteorder("<")
+
+
+DOCUMENTS_DTYPE = np.dtype("<u8")
 
 
 def shard_name(index: int) -> str:
@@ -23,58 +38,117 @@ def shard_name(index: int) -> str:
     return f"{index:05d}.npy"
 
 
-class ShardWriter:
-    """Appends documents to one shard under a temporary name; `finish` completes it, `place` renames it.
+def documents_path(shard: Path) -> Path:
+    """Where the document starts of a shard lie."""
+    return shard.with_name(f"{shard.stem}.documents.npy")
 
-    The header is written again at the end, when the number of ids is known, so memory stays constant.
-    """
 
-    def __init__(self, path: Path, dtype: Dtype) -> None:
-        self._path, self._dtype = path, dtype
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-        self.tokens = 0
-        self.documents = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+class _NpyStream:
+    """A .npy file whose first axis grows: its header is written again at the end, so memory stays constant."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], row: tuple[int, ...] = ()) -> None:
+        self._path, self._dtype, self._row = path, dtype, row
+        self._temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+        self.rows = 0
         self._stream: IO[bytes] = self._temporary.open("wb")
         self._header_bytes = self._write_header()
 
     def _write_header(self) -> int:
         self._stream.seek(0)
-        return self._stream.write(_header(self._dtype, self.tokens))
+        return self._stream.write(_header(self._dtype, (self.rows, *self._row)))
 
-    def append(self, ids: NDArray[Any], documents: int) -> None:
-        """Add ids, shape (n,), that make up `documents` whole documents with their end-of-text ids."""
+    def append(self, rows: NDArray[Any]) -> None:
         # Not ndarray.tofile: on a full disk its error says neither which nor why.
-        self._stream.write(ids.astype(disk_dtype(self._dtype), copy=False).tobytes())
-        self.tokens += len(ids)
-        self.documents += documents
+        self._stream.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
+        self.rows += len(rows)
 
-    def finish(self) -> Shard:
-        """Complete and sync the temporary file; return what the manifest records about it."""
+    def finish(self) -> str:
+        """Complete and sync the temporary file; its sha256."""
         self._stream.flush()
         if self._write_header() != self._header_bytes:
             raise AssertionError("the .npy header grew: numpy no longer pads it for a growing first axis")
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        digest = sha256_file(self._temporary)
-        return Shard(name=self._path.name, tokens=self.tokens, documents=self.documents, sha256=digest)
+        return sha256_file(self._temporary)
 
     def place(self) -> None:
-        """Rename the finished file into place."""
         self._temporary.replace(self._path)
-        sync_folder(self._path.parent)
 
     def discard(self) -> None:
-        """Give up: remove the temporary file. Harmless after `place`."""
-        self._stream.close()
+        # Of a full disk, which may refuse the last buffered bytes.
+        with contextlib.suppress(OSError):
+            self._stream.close()
         self._temporary.unlink(missing_ok=True)
 
 
-def _header(dtype: Dtype, tokens: int) -> bytes:
-    """The one .npy header of a shard: numpy pads it, so its size does not depend on the number of ids."""
+class ShardWriter:
+    """Appends documents to one shard under temporary names; `finish` completes it, `place` renames it."""
+
+    def __init__(self, path: Path, dtype: Dtype) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._ids = _NpyStream(path, disk_dtype(dtype))
+        try:
+            self._documents = _NpyStream(documents_path(path), DOCUMENTS_DTYPE, (2,))
+        except BaseException:
+            self._ids.discard()
+            raise
+        self._lengths = np.zeros(LENGTH_BINS, dtype=np.int64)
+        self.longest = 0
+
+    def append(self, ids: NDArray[Any], lengths: NDArray[np.int64], texts: Sequence[int]) -> None:
+        """Add whole documents.
+
+        `ids`, shape (n,), are theirs end to end with their end-of-text ids; `lengths`, shape (documents,),
+        sum to n; `texts` are the xxh3 of their texts.
+        """
+        rows = np.empty((len(lengths), 2), dtype=DOCUMENTS_DTYPE)
+        rows[:, START] = self._ids.rows + np.cumsum(lengths) - lengths
+        rows[:, TEXT] = texts
+        self._ids.append(ids)
+        self._documents.append(rows)
+        # frexp, unlike log2, is exact: n = fraction * 2^exponent with a fraction in [0.5, 1).
+        bins = np.frexp(lengths.astype(np.float64))[1] - 1
+        self._lengths += np.bincount(bins, minlength=LENGTH_BINS)
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Documents by length, as `Domain.lengths`."""
+        return tuple(np.trim_zeros(self._lengths, "b").tolist())
+
+    def finish(self) -> Shard:
+        """Complete and sync the temporary files; return what the manifest records about them."""
+        return Shard(
+            name=self._path.name,
+            tokens=self._ids.rows,
+            documents=self._documents.rows,
+            sha256=self._ids.finish(),
+            documents_sha256=self._documents.finish(),
+        )
+
+    def place(self) -> None:
+        """Rename the finished files into place. The folder is not synced: see `sync_folders`."""
+        self._documents.place()
+        self._ids.place()
+
+    def discard(self) -> None:
+        """Give up: remove the temporary files. Harmless after `place`."""
+        self._ids.discard()
+        self._documents.discard()
+
+
+def sync_folders(shards: Sequence[Path]) -> None:
+    """Make the names of placed shards survive a power cut."""
+    for folder in sorted({shard.parent for shard in shards}):
+        sync_folder(folder)
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The one .npy header of a shard: numpy pads it, so its size does not depend on the number of rows."""
     stream = io.BytesIO()
-    header = {"descr": disk_dtype(dtype).str, "fortran_order": False, "shape": (tokens,)}
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     return stream.getvalue()
 
@@ -85,10 +159,28 @@ def check_shard(path: Path, tokens: int, dtype: Dtype) -> int:
     The header must be, byte for byte, the one that is written: nothing hostile is parsed.
     Raises DataError saying what is wrong with it.
     """
-    expected = _header(dtype, tokens)
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not an ordinary file")
+    return _check_npy(path, disk_dtype(dtype), (tokens,), f"{tokens} ids of {dtype}")
+
+
+def check_documents(shard: Path, documents: int) -> int:
+    """Cheap check of a shard's document starts, header and size; the byte offset of the first. DataError."""
+    path = documents_path(shard)
+    return _check_npy(path, DOCUMENTS_DTYPE, (documents, 2), f"{documents} documents")
+
+
+def read_documents_of(shard: Path, documents: int) -> NDArray[np.uint64]:
+    """Where the documents of a shard start and what their texts hash to, shape (documents, 2). DataError."""
+    offset = check_documents(shard, documents)
+    rows = np.fromfile(documents_path(shard), dtype=DOCUMENTS_DTYPE, count=2 * documents, offset=offset)
+    return rows.reshape(documents, 2)
+
+
+def _check_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> int:
+    expected = _header(dtype, shape)
     try:
+        # Asked before it is opened: opening a pipe would wait for a writer.
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not an ordinary file")
         with path.open("rb") as stream:
             found = stream.read(len(expected))
             size = os.fstat(stream.fileno()).st_size
@@ -96,9 +188,9 @@ def check_shard(path: Path, tokens: int, dtype: Dtype) -> int:
         raise DataError(f"{path}: missing") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    wanted = len(expected) + tokens * disk_dtype(dtype).itemsize
+    wanted = len(expected) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if size != wanted:
         raise DataError(f"{path}: {size} bytes, expected {wanted}")
     if found != expected:
-        raise DataError(f"{path}: its header is not that of {tokens} ids of {dtype}")
+        raise DataError(f"{path}: its header is not that of {what}")
     return len(expected)

@@ -43,10 +43,21 @@ class DataSpec:
         return default_store(self.dataset, self.tokenizer)
 
 
+TOKENIZERS = ("gpt2", "llama2", "starcoder")
+"""Tokenizers that have a name of their own."""
+
+
+def names_tokenizer(tokenizer: str) -> bool:
+    """Whether this is a name (gpt2, bpe:VOCAB, hub:OWNER/NAME) and not a path."""
+    return tokenizer in TOKENIZERS or tokenizer.startswith(("bpe:", "hub:"))
+
+
 def default_store(dataset: str, tokenizer: str) -> Path:
     """Folder of a token store under ./data, e.g. data/slimpajama-gpt2, data/slimpajama-bpe4096."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "", tokenizer.replace("bpe:", "bpe"))
-    return Path("data") / f"{dataset}-{slug}"
+    names = (dataset, tokenizer.replace("bpe:", "bpe").removeprefix("hub:"))
+    # Either may be OWNER/NAME of the hub.
+    slugs = [re.sub(r"[^A-Za-z0-9._-]+", "", name.replace("/", "--")).strip(".") for name in names]
+    return Path("data") / "-".join(slugs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +82,18 @@ class PrepSpec:
     domain_from: str | None = None
     """Field of a record, dotted, that holds its domain; None takes it from the data set's own rule."""
 
+    repository: str | None = None
+    """Hub data set that `local` reads, as OWNER/NAME; None for `inputs`."""
+
+    text_from: str = "text"
+    """Field of a record, dotted, that holds its text."""
+
     subset: str | None = None
     """Named part of a hub data set, as sample-100BT of fineweb; None is its default."""
+
+    sample_seed: int | None = None
+    """Take the files in the random order of this seed instead of the order of their paths: with
+    `limit_tokens`, a random sample of files."""
 
     revision: str | None = None
     """Commit, tag or branch of the hub repository; None is main, pinned to its commit on the first run."""
@@ -83,6 +104,9 @@ class PrepSpec:
     limit_tokens: int | None = None
     """At most this many training tokens, whole documents, in the order of the input files."""
 
+    keep_downloads: bool = False
+    """Keep hub files in the hub client's cache instead of deleting each once its shards are committed."""
+
     workers: int | None = None
     """Processes; None is one for each core this process may use. The result does not depend on it."""
 
@@ -90,3 +114,21 @@ class PrepSpec:
     def held_out_per_10000(self) -> int:
         """`validation_share` in whole ten-thousandths, as a manifest records it."""
         return round(self.validation_share * 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several equal parts of a preparation, for machines that do not talk to each other."""
+
+    part: int
+    """1 to `parts`: every `parts`-th input file, from this one."""
+    parts: int
+
+    @property
+    def label(self) -> str:
+        """Name of the share's own files in the work folder."""
+        return f"{self.part}-of-{self.parts}"
+
+    def takes(self, place: int) -> bool:
+        """Whether the input file at this place of the plan, from 0, is this share's."""
+        return place % self.parts == self.part - 1

@@ -6,6 +6,8 @@ With data_prep.shards and data_prep.manifest, the only code that knows these byt
 goes into a batch is data_prep.batches' business.
 """
 
+import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,6 @@ from data_prep.manifest import (
     MANIFEST_NAME,
     TOKENIZER_FILE,
     Domain,
-    Dtype,
     Manifest,
     Shard,
     Source,
@@ -29,7 +30,17 @@ from data_prep.manifest import (
     read_manifest,
     write_manifest,
 )
-from data_prep.shards import ShardWriter, check_shard, disk_dtype, shard_name
+from data_prep.shards import (
+    DOCUMENTS_DTYPE,
+    START,
+    ShardWriter,
+    check_documents,
+    check_shard,
+    disk_dtype,
+    documents_path,
+    read_documents_of,
+    shard_name,
+)
 
 MAX_OPEN_MAPS = 1024
 """Memory maps kept at a time: far below the kernel's 65,530 a process, far above what a batch touches."""
@@ -146,6 +157,19 @@ class TokenStore:
             reader = self._readers[split, domain] = _DomainReader(self, folder, self._entry(split, domain))
         return reader.windows(wanted * length, length)
 
+    def document_starts(self, split: str, domain: str) -> NDArray[np.int64]:
+        """Where the documents of a domain begin, shape (documents,): places in its shards laid end to end.
+
+        Windows may cross them; this is for those who want windows or attention that do not. 8 bytes a
+        document. DataError if a file of starts is missing or of another size.
+        """
+        starts, before = [np.empty(0, dtype=np.int64)], 0
+        for shard in self._entry(split, domain).shards:
+            rows = read_documents_of(self.path / split / domain / shard.name, shard.documents)
+            starts.append(rows[:, START].astype(np.int64) + before)
+            before += shard.tokens
+        return np.concatenate(starts)
+
     def verify(self, progress: Progress | None = None, splits: Iterable[str] | None = None) -> list[Problem]:
         """Read every byte of the store, or of some splits, against its digests; an empty list is good."""
         return verify_store(self.path, progress, splits)
@@ -197,7 +221,8 @@ def verify_store(
     for split in chosen:
         store.domains(split)
     shards = [(f, s) for f, s in store._shards() if f.parent.name in chosen]
-    total = sum(s.tokens for _, s in shards) * np.dtype(store.manifest.dtype).itemsize
+    size = np.dtype(store.manifest.dtype).itemsize
+    total = sum(s.tokens * size + s.documents * DOCUMENTS_DTYPE.itemsize * 2 for _, s in shards)
     problems = _tokenizer_problems(store)
     done = 0
 
@@ -207,11 +232,20 @@ def verify_store(
         if progress is not None:
             progress(min(done, total), total)
 
+    known: set[Path] = set()
     for folder, shard in shards:
-        wrong = _shard_problem(folder / shard.name, shard, store.manifest.dtype, advance)
-        if wrong:
-            problems.append(Problem(path=folder / shard.name, what=wrong, remedy=_repair(path)))
-    known = {folder / shard.name for folder, shard in shards}
+        ids = folder / shard.name
+        starts = documents_path(ids)
+        known |= {ids, starts}
+        check_ids = functools.partial(check_shard, ids, shard.tokens, store.manifest.dtype)
+        check_starts = functools.partial(check_documents, ids, shard.documents)
+        for file, digest, check in (
+            (ids, shard.sha256, check_ids),
+            (starts, shard.documents_sha256, check_starts),
+        ):
+            wrong = _file_problem(file, digest, check, advance)
+            if wrong:
+                problems.append(Problem(path=file, what=wrong, remedy=_repair(path)))
     for split in sorted(chosen):
         strays = sorted(set((path / split).glob("*/*")) - known)
         problems += [Problem(path=p, what="not in the manifest", remedy=_repair(path)) for p in strays]
@@ -226,19 +260,19 @@ def _tokenizer_problems(store: TokenStore) -> list[Problem]:
     return [Problem(path=file, what=what, remedy=_repair(store.path))]
 
 
-def _shard_problem(path: Path, shard: Shard, dtype: Dtype, advance: Callable[[int], None]) -> str | None:
+def _file_problem(
+    path: Path, digest: str, check: Callable[[], int], advance: Callable[[int], None]
+) -> str | None:
     if path.is_symlink():
         return "is a link, not a file"
     try:
-        check_shard(path, shard.tokens, dtype)
+        check()
         found = sha256_file(path, advance)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return (
-        None if found == shard.sha256 else f"content changed: sha256 {found[:12]}…, not {shard.sha256[:12]}…"
-    )
+    return None if found == digest else f"content changed: sha256 {found[:12]}…, not {digest[:12]}…"
 
 
 def _repair(path: Path) -> str:
@@ -255,8 +289,8 @@ def write_store(
 ) -> TokenStore:
     """Write a small store from ids in memory and open it.
 
-    `tokens[split][domain]` lists the domain's shards, each of shape (n,); a document is counted for
-    each end-of-text id, and `bytes` counts one byte an id because there is no text.
+    `tokens[split][domain]` lists the domain's shards, each of shape (n,); a document ends with each
+    end-of-text id and with the shard, and an id counts as a byte of text because there is no text.
     """
     for split, domains in tokens.items():
         check_name(split, "split")
@@ -281,12 +315,26 @@ def write_store(
 
 
 def _write_domain(folder: Path, shards: Sequence[NDArray[Any]], tokenizer: TokenizerInfo) -> Domain:
-    written: list[Shard] = []
-    for index, ids in enumerate(shards):
-        writer = ShardWriter(folder / shard_name(index), tokenizer.dtype)
-        writer.append(ids, int(np.count_nonzero(ids == tokenizer.end_of_text)))
-        written.append(writer.finish())
+    # Here, not above: training reads stores on machines that have no need of it.
+    import xxhash
+
+    writers = [ShardWriter(folder / shard_name(index), tokenizer.dtype) for index in range(len(shards))]
+    for writer, ids in zip(writers, shards, strict=True):
+        ends = np.flatnonzero(np.append(ids[:-1], tokenizer.end_of_text) == tokenizer.end_of_text) + 1
+        documents = np.split(ids, ends[:-1])
+        texts = [xxhash.xxh3_64_intdigest(each.tobytes()) for each in documents]
+        writer.append(ids, np.diff(ends, prepend=0), texts)
+    written = [writer.finish() for writer in writers]
+    for writer in writers:
         writer.place()
     total = sum(shard.tokens for shard in written)
-    documents = sum(shard.documents for shard in written)
-    return Domain(documents=documents, tokens=total, bytes=total, skipped=0, shards=tuple(written))
+    lengths = itertools.zip_longest(*(writer.lengths for writer in writers), fillvalue=0)
+    return Domain(
+        documents=sum(shard.documents for shard in written),
+        tokens=total,
+        bytes=total,
+        skipped=0,
+        longest=max(writer.longest for writer in writers),
+        lengths=tuple(sum(each) for each in lengths),
+        shards=tuple(written),
+    )

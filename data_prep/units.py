@@ -1,11 +1,11 @@
 """The unit of work: one input file -> its shards, committed by a record."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.documents import Document
 from data_prep.errors import DataError
@@ -13,14 +13,14 @@ from data_prep.items import Item
 from data_prep.manifest import Domain, Dtype
 from data_prep.plan import Record, write_record
 from data_prep.readers import HASH_BYTES, Meter
-from data_prep.shards import ShardWriter, shard_name
-from data_prep.sources import Source
+from data_prep.shards import ShardWriter, shard_name, sync_folders
+from data_prep.sources import Reader
 from data_prep.tokenizers import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 512
 MAX_SHARDS = 256
-"""Domains of one input file, at most: each keeps a file open."""
+"""Domains of one input file, at most: each keeps two files open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +28,20 @@ class Task:
     """One input file to do."""
 
     item: Item
+    located: Path | None
+    """Where a local file lies; None for one of the hub."""
     cap: int | None
     """Training tokens, at most; None for no bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
-    """What every task shares."""
+    """What every task shares. It is sent to each worker process, so it holds no list of files."""
 
     store: Path
-    source: Source
+    plan: str
+    """`Plan.key`, which every record carries."""
+    reader: Reader
     tokenizer: Tokenizer
 
 
@@ -63,20 +67,20 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
         pending.input_bytes += count
 
     meter = Meter(advance)
-    located = shop.source.locate(task.item)
-    modified = _modified_ns(located)
+    modified = _modified_ns(task.located)
     output = _Output(shop, task)
     try:
-        documents = shop.source.documents(task.item, meter)
+        documents = shop.reader.documents(task.item, task.located, meter)
         for batch in _batches(documents):
             done = output.add(batch)
             tick(replace(done, input_bytes=pending.input_bytes))
             pending = Counts()
             if output.truncated:
                 break
-        digest, size = _whole_digest(meter, located, output.truncated)
+        digest, size = _whole_digest(meter, task.located, output.truncated)
         record = Record(
             path=task.item.path,
+            plan=shop.plan,
             input_bytes=size,
             modified_ns=modified,
             sha256=digest,
@@ -87,7 +91,7 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
     finally:
         output.discard()
     write_record(shop.store, task.item, record)
-    shop.source.release(task.item)
+    shop.reader.release(task.item)
     return record
 
 
@@ -124,6 +128,26 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
+Key = tuple[str, str]
+"""Split and domain."""
+
+
+@dataclass(kw_only=True)
+class _Group:
+    """What one batch holds for one split and domain."""
+
+    documents: list[Document] = field(default_factory=list)
+    ids: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    """Ids of all documents, each followed by the end-of-text id."""
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Ids of each document, its end-of-text id included."""
+
+    def keep(self, count: int) -> None:
+        """Only the first `count` documents."""
+        self.documents, self.lengths = self.documents[:count], self.lengths[:count]
+        self.ids = self.ids[: int(self.lengths.sum())]
+
+
 @dataclass(kw_only=True)
 class _Tally(Counts):
     skipped: int = 0
@@ -135,65 +159,95 @@ class _Output:
     def __init__(self, shop: Workshop, task: Task) -> None:
         self._shop, self._task = shop, task
         self._dtype: Dtype = shop.tokenizer.info.dtype
-        self._end = np.array([shop.tokenizer.end_of_text], dtype=np.uint32)
-        self._writers: dict[tuple[str, str], ShardWriter] = {}
-        self._tallies: dict[tuple[str, str], _Tally] = {}
-        self._train_tokens = 0
+        self._writers: dict[Key, ShardWriter] = {}
+        self._tallies: dict[Key, _Tally] = {}
+        self._train_left = task.cap
         self.truncated = False
 
     def add(self, batch: list[Document]) -> Counts:
         """Encode and append a batch, in order, as far as the bound on training tokens allows."""
-        texts = [document for document in batch if document.text is not None]
-        encoded = iter(self._shop.tokenizer.encode_batch([document.text or "" for document in texts]))
-        grouped: dict[tuple[str, str], list[np.ndarray[Any, Any]]] = {}
-        counts = Counts()
+        groups = self._encoded(batch)
+        if self._train_left is not None:
+            batch = self._bound(batch, groups, self._train_left)
         for document in batch:
-            key = (document.split, document.domain)
             if document.text is None:
-                self._tally(key).skipped += 1
+                self._tally((document.split, document.domain)).skipped += 1
+        counts = Counts()
+        for key, group in groups.items():
+            if not group.documents:
                 continue
-            ids = next(encoded)
-            size = len(ids) + 1
-            if document.split == "train" and self._task.cap is not None:
-                if self._train_tokens + size > self._task.cap:
-                    self.truncated = True
-                    break
-                self._train_tokens += size
-            grouped.setdefault(key, []).extend((ids, self._end))
+            texts = [document.digest for document in group.documents]
+            self._writer(key).append(group.ids, group.lengths, texts)
             for total in (self._tally(key), counts):
-                total.documents += 1
-                total.tokens += size
-                total.text_bytes += document.bytes
-        for key, pieces in grouped.items():
-            self._writer(key).append(np.concatenate(pieces), len(pieces) // 2)
+                total.documents += len(texts)
+                total.tokens += len(group.ids)
+                total.text_bytes += sum(document.bytes for document in group.documents)
         return counts
 
-    def _tally(self, key: tuple[str, str]) -> _Tally:
+    def _encoded(self, batch: list[Document]) -> dict[Key, _Group]:
+        """The batch by split and domain, records without text left out."""
+        groups: dict[Key, _Group] = {}
+        for document in batch:
+            if document.text is not None:
+                groups.setdefault((document.split, document.domain), _Group()).documents.append(document)
+        end = self._shop.tokenizer.end_of_text
+        for group in groups.values():
+            texts = [document.text or "" for document in group.documents]
+            ids, lengths = self._shop.tokenizer.encode_flat(texts)
+            group.ids = np.insert(ids, np.cumsum(lengths), end)
+            group.lengths = lengths + 1
+        return groups
+
+    def _bound(self, batch: list[Document], groups: dict[Key, _Group], left: int) -> list[Document]:
+        """The batch, and the groups, up to the first training document that exceeds the bound."""
+        seen = dict.fromkeys(groups, 0)
+        for place, document in enumerate(batch):
+            if document.text is None:
+                continue
+            key = (document.split, document.domain)
+            size = int(groups[key].lengths[seen[key]]) if document.split == "train" else 0
+            if size > left:
+                self.truncated = True
+                batch = batch[:place]
+                break
+            left -= size
+            seen[key] += 1
+        self._train_left = left
+        for key, count in seen.items():
+            groups[key].keep(count)
+        return batch
+
+    def _tally(self, key: Key) -> _Tally:
         return self._tallies.setdefault(key, _Tally())
 
-    def _writer(self, key: tuple[str, str]) -> ShardWriter:
+    def _writer(self, key: Key) -> ShardWriter:
         if key not in self._writers:
             if len(self._writers) == MAX_SHARDS:
                 raise DataError(
                     f"{self._task.item.path}: over {MAX_SHARDS} domains; is --domain-from the right field?"
                 )
-            split, domain = key
-            path = self._shop.store / split / domain / shard_name(self._task.item.index)
-            self._writers[key] = ShardWriter(path, self._dtype)
+            self._writers[key] = ShardWriter(self._path(key), self._dtype)
         return self._writers[key]
+
+    def _path(self, key: Key) -> Path:
+        return self._shop.store / key[0] / key[1] / shard_name(self._task.item.index)
 
     def commit(self) -> dict[str, dict[str, Domain]]:
         """Put every shard in place; split -> domain -> what it holds."""
         shards = {key: writer.finish() for key, writer in self._writers.items()}
-        for writer in self._writers.values():
-            writer.place()
+        for each in self._writers.values():
+            each.place()
+        sync_folders([self._path(key) for key in shards])
         domains: dict[str, dict[str, Domain]] = {}
         for key, tally in sorted(self._tallies.items()):
+            writer = self._writers.get(key)
             domains.setdefault(key[0], {})[key[1]] = Domain(
                 documents=tally.documents,
                 tokens=tally.tokens,
                 bytes=tally.text_bytes,
                 skipped=tally.skipped,
+                longest=writer.longest if writer else 0,
+                lengths=writer.lengths if writer else (),
                 shards=(shards[key],) if key in shards else (),
             )
         return domains

@@ -193,10 +193,12 @@ def test_a_limit_is_shared_by_domains_where_files_have_one(tmp_path: Path) -> No
         return Item(split="train", index=index, path=f"{domain}/{index}", kind="txt", bytes=1, domain=domain)
 
     def done(tokens: int, truncated: bool = False) -> Record:
-        shard = Shard(name="00000.npy", tokens=tokens, documents=1, sha256="0" * 64)
-        entry = Domain(documents=1, tokens=tokens, bytes=1, shards=(shard,))
+        shard = Shard(
+            name="00000.npy", tokens=tokens, documents=1, sha256="0" * 64, documents_sha256="1" * 64
+        )
+        entry = Domain(documents=1, tokens=tokens, bytes=1, lengths=(1,), shards=(shard,))
         return Record(
-            path="", input_bytes=1, modified_ns=None, sha256="", cap=None, truncated=truncated,
+            path="", plan="", input_bytes=1, modified_ns=None, sha256="", cap=None, truncated=truncated,
             domains={"train": {"a": entry}},
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ import prep_inputs
 import pytest
 from prep_inputs import everything, input_files, out
 
-from data_prep import pipeline, units
+from data_prep import finish, pipeline, units
 from data_prep.errors import DataError, HubError, ResumeError, StorageError
 from data_prep.pipeline import prepare
 from data_prep.repair import repair
@@ -39,18 +39,23 @@ def test_a_rerun_after_an_interruption_redoes_only_what_is_missing(
 ) -> None:
     whole = replace(spec, out=tmp_path / "whole")
     prepare(whole)
-    home: object = {"write_record": units, "place": units.ShardWriter, "finish": units.ShardWriter}.get(
-        call, pipeline
-    )
+    homes = {
+        "write_record": units,
+        "place": units.ShardWriter,
+        "finish": units.ShardWriter,
+        "write_manifest": finish,
+        "write_plan": pipeline,
+    }
+    home: object = homes[call]
     original: Callable[..., object] = getattr(home, call)
     calls = 0
 
-    def die(*args: object) -> object:
+    def die(*args: object, **options: object) -> object:
         nonlocal calls
         calls += 1
         if calls > after:
             raise Killed
-        return original(*args)
+        return original(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(home, call, die)

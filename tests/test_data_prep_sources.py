@@ -19,7 +19,10 @@ from data_prep.spec import PrepSpec
 
 def documents(spec: PrepSpec, tmp_path: Path) -> list[Document]:
     source = open_source(spec, tmp_path / "downloads")
-    return [document for item in source.items for document in source.documents(item, Meter())]
+    return [
+        document
+        for item in source.items
+        for document in source.reader.documents(item, source.locate(item), Meter())]
 
 
 def slim(path: Path) -> PrepSpec:
@@ -60,7 +63,8 @@ def test_lines_are_found_across_blocks_and_frames(tmp_path: Path) -> None:
     path.write_bytes(b"".join(zstandard.compress(part) for part in parts))
     meter = Meter()
     source = open_source(local(tmp_path / "train"), tmp_path)
-    found = [d.text for d in source.documents(source.items[0], meter)]
+    item = source.items[0]
+    found = [d.text for d in source.reader.documents(item, source.locate(item), meter)]
     assert found == [long, "second", "third"]
     assert meter.bytes == path.stat().st_size
 
@@ -137,7 +141,7 @@ BAD_LINES = {
     "json": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "object": (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object but list"),
     "utf8": (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: invalid UTF-8 at byte 24 of the text"),
-    "missing": (b'{"txt": "a"}\n', "line 1: no field 'text'; it has txt"),
+    "missing": (b'{"txt": "a"}\n', "line 1: no field 'text' for the text (it has txt); name another with --text-from"),
     "number": (b'{"text": 3}\n', "line 1: 'text' is int, not a string"),
     "surrogate": (b'{"text": "a\\ud83d"}\n', "line 1: 'text' holds half a surrogate pair at character 1"),
     "deep": (b'{"text": ' + b"[" * 100_000 + b"}\n", "line 1: not JSON"),

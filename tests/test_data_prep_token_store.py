@@ -186,7 +186,7 @@ def test_an_edited_manifest_is_found(store: TokenStore) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "complaint"),
     [
-        (["format"], 2, "format 2, but this version of reweight reads format 1"),
+        (["format"], 1, "format 1, but this version of reweight reads format 2"),
         (["dataset"], "../../etc", "not a name"),
         (["splits", "train", "a", "shards", 0, "name"], "../../x.npy", "not a name"),
         (["splits", "train", "a", "shards", 0, "name"], "x.npy", "not NNNNN.npy"),

@@ -1,13 +1,15 @@
-"""`reweight prep`: text to token shards, their verification, and their repair."""
+"""`reweight prep`: text to token shards, their verification, their repair, and the joining of shares."""
 
+import re
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from data_prep.errors import DataError, UserError
-from data_prep.spec import DATASETS, PrepSpec, default_store
+from data_prep.spec import DATASETS, PrepSpec, Share, default_store
 from reproduce.cli.console import (
     Progress,
     UserPath,
@@ -15,72 +17,133 @@ from reproduce.cli.console import (
     emit_json,
     json_option,
     note,
-    print_table,
     quantity,
 )
+from reproduce.cli.prep_stat import print_store, show_stat, store_document
 
 if TYPE_CHECKING:
-    from data_prep import pipeline
+    from data_prep import reports
     from data_prep.manifest import Manifest
 
 EXAMPLES = """\b
 Examples:
   reweight prep slimpajama                             # SlimPajama-6B from the hub, GPT-2 tokenizer
   reweight prep slimpajama --input DIR --tokenizer VOCAB_DIR      # offline
+  reweight prep slimpajama-627b --tokenizer llama2 --shard 3/16 --out DIR     # one of 16 machines
+  reweight prep --merge DIR                            # when all 16 are done
+  reweight prep fineweb --subset sample-10BT
+  reweight prep fineweb --limit-tokens 100B            # a random sample of its files, seed 0
   reweight prep embedded --tokenizer bpe:2048          # text this machine already has
   reweight prep local --input texts/ --tokenizer bpe:4096 --out data/mine
   reweight prep local --input posts.jsonl --domain-from meta.site
-  reweight prep fineweb --subset sample-10BT --limit-tokens 1000000000
+  reweight prep local --repo OWNER/NAME --text-from content       # any data set of the hub
   reweight prep --verify data/slimpajama-gpt2          # read every shard against its digest
   reweight prep --repair data/slimpajama-gpt2          # rebuild only what is damaged
+  reweight prep --stat data/slimpajama-gpt2            # documents, tokens, duplicates, lengths
 
 \b
 Input files: .jsonl .jsonl.zst .parquet (a column or key `text`), .txt .txt.zst (one document a file).
 Splits come from the names of folders and files: train, validation (valid, val), test. Without a
 validation split, --validation-share of the documents is held out by the hash of their text.
 slimpajama takes the source's test split as validation where there is one, as the paper does.
+Domains of `local`: --domain-from FIELD, or one folder a domain.
 
 \b
-Writes DIR/manifest.json, DIR/tokenizer.json, DIR/<split>/<domain>/<NNNNN>.npy. Running the same command
-again continues; a complete store is left as it is.
+Writes DIR/manifest.json, DIR/tokenizer.json, DIR/<split>/<domain>/<NNNNN>.npy and, beside each, where its
+documents start. Running the same command again continues; a complete store is left as it is.
 Exit codes: 0 done · 2 usage · 3 data missing or corrupt · 4 hub · 5 the folder holds something else ·
 7 disk, memory, lock
 """
 
 
+class TokenCount(click.ParamType[int]):
+    """A number of tokens, as 1000000, 300M or 100B."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Refuse what is no number."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(-?[0-9]{1,30}(?:\.[0-9]{1,9})?)([KMBT]?)", str(value), re.ASCII)
+        factor = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+        count = Decimal(found.group(1)) * factor[found.group(2)] if found else None
+        if count is None or count != int(count):
+            self.fail(f"{str(value)[:60]!r} is no number of tokens; write 1000000, 300M or 100B", param, ctx)
+        return int(count)
+
+
+class ShareParam(click.ParamType[Share]):
+    """One of several equal parts, as 3/16."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Share:
+        """Refuse what is no part of a whole."""
+        if isinstance(value, Share):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{str(value)[:60]!r}: write I/N, as 3/16 for the third of 16 shares", param, ctx)
+        return Share(part=int(found.group(1)), parts=int(found.group(2)))
+
+
 @click.command(epilog=EXAMPLES)
 @click.argument("source", required=False, metavar="[DATASET|DIR]")
 @click.option("--input", "inputs", multiple=True, type=UserPath(), help="File or folder; repeatable.")
+@click.option("--repo", "repository", metavar="OWNER/NAME", help="Data set of the hub, for `local`.")
 @click.option("--out", type=UserPath(), help="Folder of the store  [default: data/DATASET-TOKENIZER]")
-@click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, a file or folder, or bpe:VOCAB.")
+@click.option(
+    "--tokenizer",
+    default="gpt2",
+    show_default=True,
+    help="gpt2, llama2, starcoder, hub:OWNER/NAME, a file or folder, or bpe:VOCAB.",
+)
 @click.option(
     "--split-map", "split_map", multiple=True, metavar="OURS=THEIRS", help="As validation=test; repeatable."
 )
+@click.option("--text-from", metavar="FIELD", default="text", show_default=True, help="Field of the text.")
 @click.option("--domain-from", metavar="FIELD", help="Field of a record that holds its domain, as meta.site.")
-@click.option("--subset", help="Named part of a hub data set, as sample-10BT of fineweb.")
+@click.option(
+    "--subset", help="Part of a hub data set: sample-10BT, all, CC-MAIN-2024-10; a folder of --repo."
+)
 @click.option("--revision", help="Commit, tag or branch on the hub  [default: main, pinned at first use]")
 @click.option(
     "--validation-share", default=0.01, show_default=True, help="Held out if there is no validation split."
 )
-@click.option("--limit-tokens", type=int, metavar="N", help="At most N training tokens, in file order.")
+@click.option("--limit-tokens", type=TokenCount(), help="At most N training tokens, as 300M, in file order.")
+@click.option("--sample-seed", type=int, metavar="N", help="Take the files in a random order of this seed.")
+@click.option("--keep-downloads", is_flag=True, help="Keep hub files in the hub client's cache.")
 @click.option("--workers", type=int, metavar="N", help="Processes  [default: one a core]")
+@click.option("--shard", "share", type=ShareParam(), help="Do only the I-th of N shares; then --merge.")
+@click.option("--merge", "join", is_flag=True, help="Check the shares in DIR and make the store of them.")
 @click.option("--verify", is_flag=True, help="Check every shard of a store instead of making one.")
 @click.option("--repair", "mend", is_flag=True, help="Rebuild only the damaged parts of a store.")
+@click.option("--stat", is_flag=True, help="Show what a store holds.")
+@click.option("--plot", type=UserPath(), help="With --stat: draw the document lengths, .svg or .png.")
 @json_option
 def command(
     source: str | None,
     inputs: tuple[Path, ...],
+    repository: str | None,
     out: Path | None,
     tokenizer: str,
     split_map: tuple[str, ...],
+    text_from: str,
     domain_from: str | None,
     subset: str | None,
     revision: str | None,
     validation_share: float,
     limit_tokens: int | None,
+    sample_seed: int | None,
+    keep_downloads: bool,
     workers: int | None,
+    share: Share | None,
+    join: bool,
     verify: bool,
     mend: bool,
+    stat: bool,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Turn text into token shards.
@@ -88,14 +151,26 @@ def command(
     DATASET is slimpajama, slimpajama-627b, fineweb, local or embedded. Without --input, slimpajama and
     fineweb are downloaded from the hub, one file at a time.
     """
-    if verify and mend:
-        raise UserError("--verify and --repair exclude each other: --repair verifies first")
-    if verify or mend:
-        store = _store_to_check(source, out, tokenizer)
+    chosen = [
+        option
+        for option, given in (("--verify", verify), ("--repair", mend), ("--merge", join), ("--stat", stat))
+        if given
+    ]
+    if len(chosen) > 1 or (share is not None and chosen):
+        both = [*chosen, *(["--shard"] if share is not None else [])]
+        raise UserError(f"{' and '.join(both)} exclude each other: one at a time")
+    if plot is not None and not stat:
+        raise UserError("--plot goes with --stat")
+    if chosen:
+        store = _store_to_check(source, repository, out, tokenizer)
         if verify:
             _verify(store, as_json)
-        else:
+        elif mend:
             _repair(store, workers, as_json)
+        elif join:
+            _merge(store, workers, as_json)
+        else:
+            show_stat(store, plot, as_json)
         return
     if source is None:
         raise UserError(f"name a data set: {', '.join(DATASETS)}")
@@ -107,17 +182,24 @@ def command(
     spec = PrepSpec(
         dataset=dataset,
         inputs=inputs,
+        repository=repository,
         out=out,
         tokenizer=tokenizer,
         split_map=tuple(_pair(each) for each in split_map),
+        text_from=text_from,
         domain_from=domain_from,
         subset=subset,
         revision=revision,
         validation_share=validation_share,
         limit_tokens=limit_tokens,
+        sample_seed=sample_seed,
+        keep_downloads=keep_downloads,
         workers=workers,
     )
-    _prepare(spec, as_json)
+    if share is None:
+        _prepare(spec, as_json)
+    else:
+        _prepare_share(spec, share, as_json)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -127,20 +209,59 @@ def _pair(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def _store_to_check(source: str | None, out: Path | None, tokenizer: str) -> Path:
+def _store_to_check(source: str | None, repository: str | None, out: Path | None, tokenizer: str) -> Path:
     if out is not None:
         return out
     if source is None:
-        raise UserError("name the store: `reweight prep --verify DIR`")
-    return default_store(source, tokenizer) if source in DATASETS else UserPath().convert(source, None, None)
+        raise UserError("name the store, as in `reweight prep --verify DIR`")
+    if source in DATASETS:
+        return default_store(repository or source, tokenizer)
+    return Path(UserPath().convert(source, None, None))
 
 
 def _prepare(spec: PrepSpec, as_json: bool) -> None:
-    from data_prep import pipeline
+    from data_prep.pipeline import prepare
 
     with _Reporter("prep") as reporter:
-        prepared = pipeline.prepare(spec, reporter.prepared)
+        prepared = prepare(spec, reporter.prepared)
     _show(prepared, as_json)
+
+
+def _prepare_share(spec: PrepSpec, share: Share, as_json: bool) -> None:
+    from data_prep.pipeline import prepare_share
+
+    with _Reporter(f"prep {share.part}/{share.parts}") as reporter:
+        done = prepare_share(spec, share, reporter.prepared)
+    if as_json:
+        emit_json(
+            {
+                "path": str(done.path),
+                "share": [share.part, share.parts],
+                "files": done.files,
+                "built_files": done.built_files,
+                "text_bytes": done.text_bytes,
+                "seconds": done.seconds,
+                "workers": done.workers,
+            }
+        )
+        return
+    click.echo(
+        f"share {share.part}/{share.parts} is done: {done.files} input files, {done.built_files} of them now, "
+        f"{_rate(done.text_bytes, done.seconds)}\n"
+        f"when all {share.parts} are: reweight prep --merge {done.path}"
+    )
+
+
+def _merge(store: Path, workers: int | None, as_json: bool) -> None:
+    from data_prep.merge import merge
+
+    with _Reporter("merge") as reporter:
+        merged = merge(store, workers, reporter.prepared)
+    if as_json:
+        emit_json({"path": str(store), **store_document(merged.manifest), "seconds": merged.seconds})
+        return
+    _print_manifest(merged.path, merged.manifest)
+    click.echo(f"merged: every shard matches its digest ({duration(merged.seconds)})")
 
 
 class _Reporter:
@@ -163,7 +284,7 @@ class _Reporter:
             self._line = Progress(self._label, total / 1e6, "MB")
         self._line.update(done / 1e6, detail)
 
-    def prepared(self, report: "pipeline.Progress") -> None:
+    def prepared(self, report: "reports.Progress") -> None:
         """Report what the pipeline tells: input read, and the documents and tokens made of it."""
         if report.note:
             note(f"{self._label}: {report.note}")
@@ -197,78 +318,49 @@ def _verify(store: Path, as_json: bool) -> None:
         raise DataError(f"{store}: {len(problems)} damaged; {problems[0].remedy}")
 
 
-def _show(prepared: "pipeline.Prepared", as_json: bool) -> None:
-    manifest, seconds = prepared.manifest, prepared.seconds
-    rate = prepared.text_bytes / 1e6 / seconds if seconds > 0 else 0.0
+def _show(prepared: "reports.Prepared", as_json: bool) -> None:
+    rate = prepared.text_bytes / 1e6 / prepared.seconds if prepared.seconds > 0 else 0.0
     if as_json:
-        emit_json(_document(prepared, rate))
+        emit_json(
+            {
+                "path": str(prepared.path),
+                **store_document(prepared.manifest),
+                "already_complete": prepared.built_files == 0,
+                "built_files": prepared.built_files,
+                "text_bytes": prepared.text_bytes,
+                "seconds": prepared.seconds,
+                "mb_per_s": rate,
+                "workers": prepared.workers,
+            }
+        )
         return
-    title = f"{manifest.dataset}, tokenizer {manifest.tokenizer.name}: {prepared.path}"
-    print_table(title, ["split / domain", "documents", "tokens", "bytes/token", "shards"], _rows(manifest))
-    skipped = sum(domain.skipped for domains in manifest.splits.values() for domain in domains.values())
-    if skipped:
-        note(f"prep: {skipped:,} records with null text were left out")
+    _print_manifest(prepared.path, prepared.manifest)
     if prepared.built_files == 0:
         click.echo(f"already complete: {prepared.path} (nothing to do)")
         return
-    text = f"{prepared.text_bytes / 1e6:.1f} MB of text in {seconds:.1f} s: {rate:.1f} MB/s"
-    click.echo(f"{text}, {prepared.workers} workers, {prepared.built_files} input files")
+    click.echo(
+        f"{_rate(prepared.text_bytes, prepared.seconds)}, {prepared.workers} workers, "
+        f"{prepared.built_files} input files"
+    )
 
 
-def _rows(manifest: "Manifest") -> list[list[str]]:
-    rows: list[list[str]] = []
-    for split, domains in sorted(manifest.splits.items()):
-        entries = [(f"{split} / {name}", [domain]) for name, domain in sorted(domains.items())]
-        entries.append((f"{split}, all", list(domains.values())))
-        for label, parts in entries:
-            documents, tokens, size, shards = (
-                sum(part.documents for part in parts),
-                sum(part.tokens for part in parts),
-                sum(part.bytes for part in parts),
-                sum(len(part.shards) for part in parts),
-            )
-            ratio = f"{size / tokens:.2f}" if tokens else "-"
-            rows.append([label, f"{documents:,}", f"{tokens:,}", ratio, f"{shards:,}"])
-    return rows
+def _rate(text_bytes: int, seconds: float) -> str:
+    return f"{text_bytes / 1e6:.1f} MB of text in {seconds:.1f} s: {text_bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
 
 
-def _document(prepared: "pipeline.Prepared", rate: float) -> dict[str, Any]:
-    manifest = prepared.manifest
-    return {
-        "path": str(prepared.path),
-        "dataset": manifest.dataset,
-        "fingerprint": manifest.fingerprint,
-        "tokenizer": {
-            "name": manifest.tokenizer.name,
-            "sha256": manifest.tokenizer.sha256,
-            "vocab_size": manifest.tokenizer.vocab_size,
-            "end_of_text": manifest.tokenizer.end_of_text,
-        },
-        "source": {
-            "name": manifest.source.name,
-            "revision": manifest.source.revision,
-            "inputs": len(manifest.source.inputs),
-            "held_out_per_10000": manifest.source.held_out_per_10000,
-            "limit_tokens": manifest.source.limit_tokens,
-        },
-        "splits": {
-            split: {
-                name: {
-                    "documents": domain.documents,
-                    "tokens": domain.tokens,
-                    "bytes": domain.bytes,
-                    "bytes_per_token": domain.bytes / domain.tokens if domain.tokens else None,
-                    "skipped": domain.skipped,
-                    "shards": len(domain.shards),
-                }
-                for name, domain in sorted(domains.items())
-            }
-            for split, domains in sorted(manifest.splits.items())
-        },
-        "already_complete": prepared.built_files == 0,
-        "built_files": prepared.built_files,
-        "text_bytes": prepared.text_bytes,
-        "seconds": prepared.seconds,
-        "mb_per_s": rate,
-        "workers": prepared.workers,
-    }
+def _print_manifest(path: Path, manifest: "Manifest") -> None:
+    """The store's table, and what about it may surprise."""
+    print_store(f"{manifest.dataset}, tokenizer {manifest.tokenizer.name}: {path}", manifest)
+    skipped = sum(domain.skipped for domains in manifest.splits.values() for domain in domains.values())
+    if skipped:
+        note(f"prep: {skipped:,} records with null text were left out")
+    limit = manifest.source.limit_tokens
+    train = sum(domain.tokens for domain in manifest.splits.get("train", {}).values())
+    if limit is not None and not manifest.source.limit_reached:
+        note(
+            f"prep: --limit-tokens {limit:,} is beyond what was there: the store has {train:,} training tokens"
+        )
+    for split, domains in manifest.splits.items():
+        empty = [name for name, domain in domains.items() if domain.tokens == 0]
+        if empty:
+            note(f"prep: {split}: nothing in {', '.join(sorted(empty))}")
