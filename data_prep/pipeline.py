@@ -15,7 +15,8 @@ from data_prep import hub
 from data_prep.assembly import State, state, usable_records
 from data_prep.checks import check_share, check_spec
 from data_prep.cleanup import drop_all_if_nothing_is_committed, drop_temporary
-from data_prep.errors import ResumeError, StorageError
+from data_prep.destination import check_space, claim
+from data_prep.errors import StorageError
 from data_prep.files import sha256_file
 from data_prep.finish import assemble_or_drop, finish_store
 from data_prep.items import Item
@@ -32,7 +33,6 @@ from data_prep.plan import (
     refuse_other_plan,
     write_plan,
 )
-from data_prep.readers import Kind
 from data_prep.reports import Prepared, Progress, Report, ShareDone
 from data_prep.sources import Source, open_source, reopen_hub, sample_texts
 from data_prep.spec import PrepSpec, Share, default_store, names_tokenizer
@@ -42,16 +42,6 @@ from data_prep.workers import available_cores, do_tasks
 
 SPAWN_BYTES = 8 << 20
 """Below this much input, starting processes costs more than it saves."""
-
-STORE_BYTES_PER_INPUT_BYTE: Mapping[Kind, float] = {
-    "jsonl": 0.6,
-    "jsonl.zst": 1.9,
-    "parquet": 1.2,
-    "txt": 0.6,
-    "txt.zst": 1.9,
-    "embedded": 1.0,
-}
-"""uint16 ids a byte of input, on the high side, for the check of free disk space."""
 
 
 def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
@@ -86,7 +76,7 @@ def _working(spec: PrepSpec, share: Share | None, progress: Report | None) -> It
         spec.repository or spec.dataset, tokenizer.name if tokenizer else spec.tokenizer
     )
     try:
-        _claim(store)
+        claim(store)
         with locked(store / WORK, share):
             work = _Preparation(store, spec, share, progress or (lambda _: None), started, tokenizer)
             try:
@@ -99,18 +89,6 @@ def _working(spec: PrepSpec, share: Share | None, progress: Report | None) -> It
             f"cannot write {error.filename or store}: {error.strerror or error}; committed files are kept: "
             "free space or mend permissions, then run the same command again"
         ) from None
-
-
-def _claim(store: Path) -> None:
-    """Make the folder ours, refusing one that holds something else."""
-    if store.exists() and not store.is_dir():
-        raise StorageError(f"{store}: is a file, not a folder; choose another --out")
-    if store.is_dir() and not (store / WORK).is_dir() and any(store.iterdir()):
-        what = (
-            "a finished store without its work records" if (store / MANIFEST_NAME).exists() else "other files"
-        )
-        raise ResumeError(f"{store}: holds {what}; choose another --out, or delete the folder to start over")
-    (store / WORK / "files").mkdir(parents=True, exist_ok=True)
 
 
 class _Preparation:
@@ -194,7 +172,7 @@ class _Preparation:
         tokenizer = self._tokenizer(there, source)
         plan = self._plan(source, tokenizer.info)
         if there is None or not (self._share or self._has_work()):
-            self._check_space(self._mine(source.items))
+            check_space(self._store, self._mine(source.items), self._spec.limit_tokens)
             tokenizer.save(self._store / TOKENIZER_FILE)
             write_plan(self._store, plan, self._spec, first=self._share is not None)
             there = read_plan(self._store) or plan
@@ -250,17 +228,6 @@ class _Preparation:
             return self._loaded or load_tokenizer(spec)
         self._tell(f"training {spec} on a sample of the text")
         return train_bpe(size, sample_texts(source))
-
-    def _check_space(self, items: Iterable[Item]) -> None:
-        need = sum(item.bytes * STORE_BYTES_PER_INPUT_BYTE[item.kind] for item in items)
-        if self._spec.limit_tokens is not None:
-            need = min(need, 4.4 * self._spec.limit_tokens)
-        free = shutil.disk_usage(self._store).free
-        if need > free:
-            raise StorageError(
-                f"{self._store}: the store needs about {need / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
-                "free space, or choose another --out"
-            )
 
     def _build(self, source: Source, tokenizer: Tokenizer, plan: Plan) -> tuple[dict[Item, Record], int]:
         """Do every task; the records, and how many were made now."""

@@ -44,7 +44,7 @@ def documents_path(shard: Path) -> Path:
 
 
 class _NpyStream:
-    """A .npy file whose first axis grows: its header is written again at the end, so memory stays constant."""
+    """A .npy file whose first axis grows: the header is written again at the end, so memory is constant."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any], row: tuple[int, ...] = ()) -> None:
         self._path, self._dtype, self._row = path, dtype, row

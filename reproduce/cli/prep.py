@@ -1,29 +1,17 @@
 """`reweight prep`: text to token shards, their verification, their repair, and the joining of shares."""
 
 import re
-import time
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from data_prep.errors import DataError, UserError
-from data_prep.spec import DATASETS, PrepSpec, Share, default_store
-from reproduce.cli.console import (
-    Progress,
-    UserPath,
-    duration,
-    emit_json,
-    json_option,
-    note,
-    quantity,
-)
-from reproduce.cli.prep_stat import print_store, show_stat, store_document
-
-if TYPE_CHECKING:
-    from data_prep import reports
-    from data_prep.manifest import Manifest
+from data_prep.errors import UserError
+from data_prep.spec import DATASETS, Dataset, PrepSpec, Share, default_store
+from reproduce.cli.console import UserPath, json_option
+from reproduce.cli.prep_run import run_merge, run_repair, run_share, run_verify, run_whole
+from reproduce.cli.prep_stat import show_stat
 
 EXAMPLES = """\b
 Examples:
@@ -151,36 +139,20 @@ def command(
     DATASET is slimpajama, slimpajama-627b, fineweb, local or embedded. Without --input, slimpajama and
     fineweb are downloaded from the hub, one file at a time.
     """
-    chosen = [
-        option
-        for option, given in (("--verify", verify), ("--repair", mend), ("--merge", join), ("--stat", stat))
-        if given
-    ]
-    if len(chosen) > 1 or (share is not None and chosen):
-        both = [*chosen, *(["--shard"] if share is not None else [])]
-        raise UserError(f"{' and '.join(both)} exclude each other: one at a time")
-    if plot is not None and not stat:
-        raise UserError("--plot goes with --stat")
-    if chosen:
+    mode = _mode(verify, mend, join, stat, share, plot)
+    if mode is not None:
         store = _store_to_check(source, repository, out, tokenizer)
-        if verify:
-            _verify(store, as_json)
-        elif mend:
-            _repair(store, workers, as_json)
-        elif join:
-            _merge(store, workers, as_json)
+        if mode == "--verify":
+            run_verify(store, as_json)
+        elif mode == "--repair":
+            run_repair(store, workers, as_json)
+        elif mode == "--merge":
+            run_merge(store, workers, as_json)
         else:
             show_stat(store, plot, as_json)
         return
-    if source is None:
-        raise UserError(f"name a data set: {', '.join(DATASETS)}")
-    dataset = next((name for name in DATASETS if name == source), None)
-    if dataset is None:
-        raise UserError(
-            f"no data set {source!r}; there is {', '.join(DATASETS)} (your own files: local --input PATH)"
-        )
     spec = PrepSpec(
-        dataset=dataset,
+        dataset=_dataset(source),
         inputs=inputs,
         repository=repository,
         out=out,
@@ -197,9 +169,34 @@ def command(
         workers=workers,
     )
     if share is None:
-        _prepare(spec, as_json)
+        run_whole(spec, as_json)
     else:
-        _prepare_share(spec, share, as_json)
+        run_share(spec, share, as_json)
+
+
+def _mode(
+    verify: bool, mend: bool, join: bool, stat: bool, share: Share | None, plot: Path | None
+) -> str | None:
+    """What is to be done with a store that is there; None to prepare one. UserError if told several."""
+    modes = {"--verify": verify, "--repair": mend, "--merge": join, "--stat": stat}
+    chosen = [option for option, given in modes.items() if given]
+    if len(chosen) > 1 or (share is not None and chosen):
+        both = [*chosen, *(["--shard"] if share is not None else [])]
+        raise UserError(f"{' and '.join(both)} exclude each other: one at a time")
+    if plot is not None and not stat:
+        raise UserError("--plot goes with --stat")
+    return chosen[0] if chosen else None
+
+
+def _dataset(source: str | None) -> Dataset:
+    if source is None:
+        raise UserError(f"name a data set: {', '.join(DATASETS)}")
+    for name in DATASETS:
+        if name == source:
+            return name
+    raise UserError(
+        f"no data set {source[:200]!r}; there is {', '.join(DATASETS)} (your own files: local --input PATH)"
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -217,150 +214,3 @@ def _store_to_check(source: str | None, repository: str | None, out: Path | None
     if source in DATASETS:
         return default_store(repository or source, tokenizer)
     return Path(UserPath().convert(source, None, None))
-
-
-def _prepare(spec: PrepSpec, as_json: bool) -> None:
-    from data_prep.pipeline import prepare
-
-    with _Reporter("prep") as reporter:
-        prepared = prepare(spec, reporter.prepared)
-    _show(prepared, as_json)
-
-
-def _prepare_share(spec: PrepSpec, share: Share, as_json: bool) -> None:
-    from data_prep.pipeline import prepare_share
-
-    with _Reporter(f"prep {share.part}/{share.parts}") as reporter:
-        done = prepare_share(spec, share, reporter.prepared)
-    if as_json:
-        emit_json(
-            {
-                "path": str(done.path),
-                "share": [share.part, share.parts],
-                "files": done.files,
-                "built_files": done.built_files,
-                "text_bytes": done.text_bytes,
-                "seconds": done.seconds,
-                "workers": done.workers,
-            }
-        )
-        return
-    click.echo(
-        f"share {share.part}/{share.parts} is done: {done.files} input files, {done.built_files} of them now, "
-        f"{_rate(done.text_bytes, done.seconds)}\n"
-        f"when all {share.parts} are: reweight prep --merge {done.path}"
-    )
-
-
-def _merge(store: Path, workers: int | None, as_json: bool) -> None:
-    from data_prep.merge import merge
-
-    with _Reporter("merge") as reporter:
-        merged = merge(store, workers, reporter.prepared)
-    if as_json:
-        emit_json({"path": str(store), **store_document(merged.manifest), "seconds": merged.seconds})
-        return
-    _print_manifest(merged.path, merged.manifest)
-    click.echo(f"merged: every shard matches its digest ({duration(merged.seconds)})")
-
-
-class _Reporter:
-    """Turns reports into the progress line, which opens with the first report: only that knows the total."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._line: Progress | None = None
-
-    def __enter__(self) -> "_Reporter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._line is not None:
-            self._line.close()
-
-    def bytes(self, done: int, total: int, detail: str = "") -> None:
-        """Report bytes behind us and bytes in all."""
-        if self._line is None:
-            self._line = Progress(self._label, total / 1e6, "MB")
-        self._line.update(done / 1e6, detail)
-
-    def prepared(self, report: "reports.Progress") -> None:
-        """Report what the pipeline tells: input read, and the documents and tokens made of it."""
-        if report.note:
-            note(f"{self._label}: {report.note}")
-            return
-        detail = f"{quantity(report.documents)} documents, {quantity(report.tokens)} tokens"
-        self.bytes(report.done_bytes, report.total_bytes, detail)
-
-
-def _repair(store: Path, workers: int | None, as_json: bool) -> None:
-    from data_prep.repair import repair
-
-    with _Reporter("repair") as reporter:
-        repaired = repair(store, workers, reporter.prepared)
-    _show(repaired, as_json)
-
-
-def _verify(store: Path, as_json: bool) -> None:
-    from data_prep.token_store import verify_store
-
-    started = time.monotonic()
-    with _Reporter("verify") as reporter:
-        problems = verify_store(store, reporter.bytes)
-    if as_json:
-        rows = [{"path": str(each.path), "what": each.what, "remedy": each.remedy} for each in problems]
-        emit_json({"path": str(store), "ok": not problems, "problems": rows})
-    elif not problems:
-        click.echo(f"{store}: every shard matches its digest ({duration(time.monotonic() - started)})")
-    for each in problems:
-        note(f"{each.path}: {each.what.removeprefix(f'{each.path}: ')}")
-    if problems:
-        raise DataError(f"{store}: {len(problems)} damaged; {problems[0].remedy}")
-
-
-def _show(prepared: "reports.Prepared", as_json: bool) -> None:
-    rate = prepared.text_bytes / 1e6 / prepared.seconds if prepared.seconds > 0 else 0.0
-    if as_json:
-        emit_json(
-            {
-                "path": str(prepared.path),
-                **store_document(prepared.manifest),
-                "already_complete": prepared.built_files == 0,
-                "built_files": prepared.built_files,
-                "text_bytes": prepared.text_bytes,
-                "seconds": prepared.seconds,
-                "mb_per_s": rate,
-                "workers": prepared.workers,
-            }
-        )
-        return
-    _print_manifest(prepared.path, prepared.manifest)
-    if prepared.built_files == 0:
-        click.echo(f"already complete: {prepared.path} (nothing to do)")
-        return
-    click.echo(
-        f"{_rate(prepared.text_bytes, prepared.seconds)}, {prepared.workers} workers, "
-        f"{prepared.built_files} input files"
-    )
-
-
-def _rate(text_bytes: int, seconds: float) -> str:
-    return f"{text_bytes / 1e6:.1f} MB of text in {seconds:.1f} s: {text_bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
-
-
-def _print_manifest(path: Path, manifest: "Manifest") -> None:
-    """The store's table, and what about it may surprise."""
-    print_store(f"{manifest.dataset}, tokenizer {manifest.tokenizer.name}: {path}", manifest)
-    skipped = sum(domain.skipped for domains in manifest.splits.values() for domain in domains.values())
-    if skipped:
-        note(f"prep: {skipped:,} records with null text were left out")
-    limit = manifest.source.limit_tokens
-    train = sum(domain.tokens for domain in manifest.splits.get("train", {}).values())
-    if limit is not None and not manifest.source.limit_reached:
-        note(
-            f"prep: --limit-tokens {limit:,} is beyond what was there: the store has {train:,} training tokens"
-        )
-    for split, domains in manifest.splits.items():
-        empty = [name for name, domain in domains.items() if domain.tokens == 0]
-        if empty:
-            note(f"prep: {split}: nothing in {', '.join(sorted(empty))}")
