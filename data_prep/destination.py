@@ -13,6 +13,7 @@ from data_prep.readers import Kind
 STORE_BYTES_PER_INPUT_BYTE: Mapping[Kind, float] = {
     "jsonl": 0.6,
     "jsonl.zst": 1.9,
+    "jsonl.gz": 1.9,
     "parquet": 1.2,
     "txt": 0.6,
     "txt.zst": 1.9,

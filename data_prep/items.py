@@ -9,16 +9,19 @@ from typing import get_args
 
 from data_prep.errors import DataError, UserError
 from data_prep.files import check_name, is_safe_name
-from data_prep.readers import Kind, kind_of
+from data_prep.readers import KNOWN_SUFFIXES, Kind, kind_of
 
 SPLIT_NAMES: Mapping[str, str] = {
     "train": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
+    "dev": "validation",
     "test": "test",
 }
-"""How folders and files name their split."""
+"""How folders and files name their split: the words that the `datasets` library looks for, too."""
+
+SPLIT_WORD = re.compile(rf"(?:^|[-_. 0-9])({'|'.join(SPLIT_NAMES)})(?=[-_. 0-9])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +46,13 @@ ITEM_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def split_of(path: str) -> str | None:
-    """The split a path names: a folder called so, or a file name that starts so."""
+    """The split a path names: a folder called so, or a file name with such a word in it."""
     *folders, name = PurePosixPath(path.lower()).parts
     for folder in folders:
         if folder in SPLIT_NAMES:
             return SPLIT_NAMES[folder]
-    prefix = re.match(r"(train|validation|valid|val|test)(?=[-_.])", name)
-    return SPLIT_NAMES[prefix.group(1)] if prefix else None
+    word = SPLIT_WORD.search(name)
+    return SPLIT_NAMES[word.group(1)] if word else None
 
 
 def folder_domain(path: str, fallback: str) -> str:
@@ -149,7 +152,7 @@ def find_local(
     if not files:
         where = ", ".join(str(root) for root in inputs)
         raise DataError(
-            f"{where}: no .jsonl, .jsonl.zst, .parquet, .txt or .txt.zst file; check --input or the names"
+            f"{where}: no file that ends in {KNOWN_SUFFIXES}; check --input or the names"
         )
     found = [
         Found(

@@ -1,4 +1,4 @@
-"""Files of records, read as streams: jsonl, jsonl.zst, parquet and plain text.
+"""Files of records, read as streams: jsonl, parquet and plain text, plain or compressed.
 
 Every complaint names the file and the line, row or byte. Which domain a record belongs to, and what
 becomes of its text, is decided elsewhere.
@@ -6,24 +6,33 @@ becomes of its text, is decided elsewhere.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.errors import DataError
 
-Kind = Literal["jsonl", "jsonl.zst", "parquet", "txt", "txt.zst", "embedded"]
+Kind = Literal["jsonl", "jsonl.zst", "jsonl.gz", "parquet", "txt", "txt.zst", "embedded"]
 SUFFIXES: Mapping[str, Kind] = {
     ".jsonl": "jsonl",
     ".jsonl.zst": "jsonl.zst",
+    ".json.zst": "jsonl.zst",
+    ".jsonl.gz": "jsonl.gz",
+    ".json.gz": "jsonl.gz",
     ".parquet": "parquet",
     ".txt": "txt",
     ".txt.zst": "txt.zst",
 }
+"""A compressed .json of a data set is a file of lines; a plain one is, more often, something else."""
+
+KNOWN_SUFFIXES = ", ".join(SUFFIXES)
 
 READ_BYTES = 1 << 14
 """Compressed bytes at a time. Zstandard can expand 32,768-fold, so a hostile file costs 512 MB at most."""
 HASH_BYTES = 1 << 20
+GZIP = 31
+"""zlib's code for a gzip header and a window of any size."""
 MAX_LINE_BYTES = 1 << 30
 PARQUET_ROWS = 256
 PARQUET_BYTES = 8 << 20
@@ -69,18 +78,24 @@ def read_rows(path: Path, kind: Kind, columns: tuple[str, ...], meter: Meter) ->
     try:
         if kind == "parquet":
             yield from _parquet(path, columns, meter)
-        elif kind in ("jsonl", "jsonl.zst"):
-            yield from _json_lines(path, _blocks(path, kind == "jsonl.zst", meter))
+        elif kind in ("jsonl", "jsonl.zst", "jsonl.gz"):
+            yield from _json_lines(path, _blocks(path, kind, meter))
         else:
-            yield str(path), {"text": _text(path, _blocks(path, kind == "txt.zst", meter))}
+            yield str(path), {"text": _text(path, _blocks(path, kind, meter))}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {REMEDY}") from None
 
 
-def _blocks(path: Path, compressed: bool, meter: Meter) -> Iterator[bytes]:
+def _blocks(path: Path, kind: Kind, meter: Meter) -> Iterator[bytes]:
+    compressed = kind.endswith((".zst", ".gz"))
     with path.open("rb") as stream:
         raw = _metered(iter(lambda: stream.read(READ_BYTES if compressed else HASH_BYTES), b""), meter)
-        yield from _decompressed(path, raw, meter) if compressed else raw
+        if kind.endswith(".zst"):
+            yield from _unzstd(path, raw, meter)
+        elif kind.endswith(".gz"):
+            yield from _gunzip(path, raw, meter)
+        else:
+            yield from raw
 
 
 def _metered(blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
@@ -89,7 +104,7 @@ def _metered(blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
         yield block
 
 
-def _decompressed(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
+def _unzstd(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
     import zstandard
 
     # stream_reader takes a truncated frame for the end of the file; decompressobj can tell.
@@ -109,6 +124,26 @@ def _decompressed(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator
         raise DataError(
             f"{path}: zstd data ends inside a frame, after byte {meter.bytes}: it is cut off; {REMEDY}"
         )
+    if meter.bytes == 0:
+        raise DataError(f"{path}: empty file; {REMEDY}")
+
+
+def _gunzip(path: Path, blocks: Iterator[bytes], meter: Meter) -> Iterator[bytes]:
+    member, inside = zlib.decompressobj(GZIP), False
+    try:
+        for block in blocks:
+            while block:
+                inside = True
+                yield member.decompress(block, HASH_BYTES)
+                block = member.unconsumed_tail
+                if member.eof:
+                    # Zeros after the last member are padding, as gzip itself takes them.
+                    block, inside = member.unused_data.lstrip(b"\0"), False
+                    member = zlib.decompressobj(GZIP)
+    except zlib.error as error:
+        raise DataError(f"{path}: corrupt gzip data before byte {meter.bytes} ({error}); {REMEDY}") from None
+    if inside:
+        raise DataError(f"{path}: gzip data ends early, after byte {meter.bytes}: it is cut off; {REMEDY}")
     if meter.bytes == 0:
         raise DataError(f"{path}: empty file; {REMEDY}")
 
@@ -169,7 +204,7 @@ def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tup
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for _ in _blocks(path, False, meter):
+    for _ in _blocks(path, "parquet", meter):
         pass
     if meter.bytes == 0:
         raise DataError(f"{path}: empty file; {REMEDY}")

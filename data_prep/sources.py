@@ -14,7 +14,7 @@ from data_prep.documents import Document, RecordRule, document_of, read_document
 from data_prep.errors import DataError, UserError
 from data_prep.items import Found, Item, find_local, folder_domain, number_items, split_of
 from data_prep.layouts import LAYOUTS, HubDataset, Layout, select
-from data_prep.readers import Meter, kind_of
+from data_prep.readers import KNOWN_SUFFIXES, Meter, kind_of
 from data_prep.spec import PrepSpec
 
 SAMPLE_BYTES = 32 << 20
@@ -250,7 +250,7 @@ def _hub(spec: PrepSpec, layout: Layout, known: HubDataset, downloads: Path) -> 
     if not found:
         where = f"{known.repository} at {commit}" + (f", {selection.folder}/" if selection.folder else "")
         raise DataError(
-            f"hub repository {where}: no .jsonl, .jsonl.zst, .parquet, .txt or .txt.zst file; "
+            f"hub repository {where}: no file that ends in {KNOWN_SUFFIXES}; "
             "name another --subset or --repo"
         )
     items = _number(found, spec, layout, selection.sample_seed)

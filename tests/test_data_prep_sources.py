@@ -1,5 +1,6 @@
 """Records to documents: formats, domains, splits, and what is refused."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import zstandard
 
 from data_prep import embedded, hub
 from data_prep.documents import SLIMPAJAMA_DOMAINS, Document
-from data_prep.errors import DataError, HubError, UserError
+from data_prep.errors import DataError, UserError
 from data_prep.items import split_of
 from data_prep.readers import Meter
 from data_prep.sources import open_source
@@ -22,7 +23,8 @@ def documents(spec: PrepSpec, tmp_path: Path) -> list[Document]:
     return [
         document
         for item in source.items
-        for document in source.reader.documents(item, source.locate(item), Meter())]
+        for document in source.reader.documents(item, source.locate(item), Meter())
+    ]
 
 
 def slim(path: Path) -> PrepSpec:
@@ -79,6 +81,10 @@ def test_lines_are_found_across_blocks_and_frames(tmp_path: Path) -> None:
         ("valid/x.txt", "validation"),
         ("VAL/x.txt", "validation"),
         ("github/val.jsonl", "validation"),
+        ("en/c4-validation.00000-of-00008.json.gz", "validation"),
+        ("en/c4-train.00000-of-01024.json.gz", "train"),
+        ("dev.jsonl", "validation"),
+        ("developer_tester.jsonl", None),
         ("training_notes/trainer.txt", None),
         ("testimony.txt", None),
         ("a/b.txt", None),
@@ -141,7 +147,10 @@ BAD_LINES = {
     "json": (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "object": (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object but list"),
     "utf8": (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: invalid UTF-8 at byte 24 of the text"),
-    "missing": (b'{"txt": "a"}\n', "line 1: no field 'text' for the text (it has txt); name another with --text-from"),
+    "missing": (
+        b'{"txt": "a"}\n',
+        "line 1: no field 'text' for the text (it has txt); name another with --text-from",
+    ),
     "number": (b'{"text": 3}\n', "line 1: 'text' is int, not a string"),
     "surrogate": (b'{"text": "a\\ud83d"}\n', "line 1: 'text' holds half a surrogate pair at character 1"),
     "deep": (b'{"text": ' + b"[" * 100_000 + b"}\n", "line 1: not JSON"),
@@ -192,6 +201,26 @@ def test_a_corrupt_or_cut_zstd_file_is_refused(tmp_path: Path, where: int) -> No
         documents(local(tmp_path / "train"), tmp_path)
 
 
+def test_gzip_of_several_members_and_what_is_wrong_with_others(tmp_path: Path) -> None:
+    rows = [json.dumps(prep_inputs.record(n)).encode() + b"\n" for n in range(50)]
+    whole = gzip.compress(b"".join(rows[:20])) + gzip.compress(b"".join(rows[20:])) + b"\0" * 100
+    path = tmp_path / "in/c4-train.00000-of-00001.json.gz"
+    path.parent.mkdir()
+    path.write_bytes(whole)
+    texts = [d.text for d in documents(local(path.parent), tmp_path)]
+    assert texts == [prep_inputs.record(n)["text"] for n in range(50)]
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 4
+    for bad, says in (
+        (bytes(flipped), "corrupt gzip"),
+        (whole[: len(whole) // 2], "cut off"),
+        (b"", "empty"),
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(DataError, match=says):
+            documents(local(path.parent), tmp_path)
+
+
 def test_bad_parquet(tmp_path: Path) -> None:
     path = prep_inputs.parquet(tmp_path / "train/a.parquet", {"content": ["x"], "id": [1]})
     with pytest.raises(DataError, match=r"a\.parquet: no column 'text'; it has content, id"):
@@ -218,7 +247,7 @@ def test_missing_input_and_input_without_known_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         open_source(slim(tmp_path / "nowhere"), tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no \.jsonl"):
+    with pytest.raises(DataError, match=r"empty: no file that ends in \.jsonl"):
         open_source(slim(tmp_path / "empty"), tmp_path)
 
 
@@ -272,66 +301,3 @@ def test_hub_items_are_listed_at_a_pinned_commit_and_deleted_after_use(
     assert calls == [("train/chunk1/a.jsonl.zst", commit)]
     source.release(source.items[0])
     assert not [path for path in (tmp_path / "downloads").rglob("*") if path.is_file()]
-
-
-def test_a_download_that_does_not_match_its_digest_is_fetched_again_then_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forced: list[bool] = []
-
-    def fake(repository: str, path: str, *, local_dir: Path, force_download: bool, **_: object) -> str:
-        forced.append(force_download)
-        return str(prep_inputs.write(local_dir / path, b"damaged"))
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fake)
-    with pytest.raises(HubError, match=r"o/r at abc: x\.txt arrived damaged twice .*; try again"):
-        hub.download("o/r", "dataset", "abc", "x.txt", "try again", folder=tmp_path, sha256="0" * 64)
-    assert forced == [False, True]
-    assert not (tmp_path / "x.txt").exists()
-
-
-def _raising(error: Exception, calls: list[int]) -> object:
-    def fake(*_: object, **__: object) -> str:
-        calls.append(1)
-        raise error
-
-    return fake
-
-
-def test_hub_failures_name_repository_revision_cause_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import errors
-    from huggingface_hub.utils import httpx
-
-    monkeypatch.setattr(hub, "WAIT_S", 0.0)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-
-    def answer(status: int) -> object:
-        return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid/x"))
-
-    cases: list[tuple[Exception, str, int]] = [
-        (errors.GatedRepoError("g", response=answer(403)), "gated: accept its terms", 1),  # type: ignore[arg-type]
-        (errors.RepositoryNotFoundError("r", response=answer(404)), "no such repository", 1),  # type: ignore[arg-type]
-        (errors.RevisionNotFoundError("v", response=answer(404)), "no such revision", 1),  # type: ignore[arg-type]
-        (errors.HfHubHTTPError("h", response=answer(500)), "HTTP 500", 3),  # type: ignore[arg-type]
-        (errors.HfHubHTTPError("h", response=answer(403)), "HTTP 403", 1),  # type: ignore[arg-type]
-        (errors.OfflineModeIsEnabled("o"), "offline mode is on", 1),
-        (errors.LocalEntryNotFoundError("l"), "cannot be reached", 1),
-        (httpx.ReadError("reset"), "cannot be reached (ReadError)", 3),
-        (OSError("Consistency check failed: 3 of 5"), "download failed (OSError)", 3),
-    ]
-    for error, cause, tries in cases:
-        calls: list[int] = []
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", _raising(error, calls))
-        with pytest.raises(HubError) as caught:
-            hub.download("o/r", "dataset", "abc", "x.txt", "then do this")
-        assert caught.value.exit_code == 4
-        assert str(caught.value).startswith("hub repository o/r at abc: ")
-        assert cause in str(caught.value)
-        assert str(caught.value).endswith("; then do this")
-        assert len(calls) == tries, error
-
-
-def test_a_bug_is_not_called_a_hub_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", _raising(ZeroDivisionError("x"), []))
-    with pytest.raises(ZeroDivisionError):
-        hub.download("o/r", "dataset", "abc", "x.txt", "r")

@@ -30,7 +30,8 @@ Examples:
   reweight prep --stat data/slimpajama-gpt2            # documents, tokens, duplicates, lengths
 
 \b
-Input files: .jsonl .jsonl.zst .parquet (a column or key `text`), .txt .txt.zst (one document a file).
+Input files: .jsonl .jsonl.zst .jsonl.gz .json.gz .parquet (a column or key `text`), .txt .txt.zst (one
+document a file).
 Splits come from the names of folders and files: train, validation (valid, val), test. Without a
 validation split, --validation-share of the documents is held out by the hash of their text.
 slimpajama takes the source's test split as validation where there is one, as the paper does.
