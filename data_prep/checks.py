@@ -45,8 +45,8 @@ def check_share(share: Share) -> None:
 
 
 def _check_hub_options(spec: PrepSpec) -> None:
-    if spec.repository is not None and spec.dataset != "local":
-        raise UserError(f"--repo {spec.repository:.200}: only `local` takes one; {spec.dataset} has its own")
+    if spec.repository is not None and spec.dataset == "embedded":
+        raise UserError(f"--repo {spec.repository:.200}: embedded is the text of this machine")
     if spec.repository is not None and REPOSITORY.fullmatch(spec.repository) is None:
         raise UserError(f"--repo {spec.repository!r:.200}: write OWNER/NAME, as HuggingFaceFW/fineweb-edu")
     if spec.repository is not None and spec.inputs:

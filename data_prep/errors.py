@@ -22,6 +22,10 @@ class HubError(UserError):
     exit_code = 4
 
 
+class RevisionError(HubError):
+    """The repository is there, and the revision is not."""
+
+
 class ResumeError(UserError):
     """Work already in the folder belongs to something else; continuing would mix the two."""
 

@@ -1,157 +1,249 @@
-"""The dataset hub: list a repository at one commit, download one file, and say plainly what went wrong."""
+"""The dataset hub: pin a revision, list a repository, download a file and check it, say what went wrong.
 
-import os
-import time
-from collections.abc import Callable
+What a hub sends is not trusted: names are checked before they become paths, and a file before it is handed
+on. How long the client may try is the business of hub_client, what its cache holds that of hub_cache.
+"""
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from data_prep.errors import HubError
-from data_prep.files import sha256_file
+from data_prep.hub_cache import CachedCommit, Content, cached_commit, content_of
+from data_prep.hub_names import (
+    ARRIVING,
+    COMMIT,
+    HubFile,
+    Kind,
+    check_names,
+    check_no_clash,
+    checked_entry,
+    is_below,
+    place,
+    unsafe,
+)
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from data_prep.hub_client import Watch
 
-ATTEMPTS = 3
-WAIT_S = 2.0
-"""First pause between attempts; doubled each time. The client retries 429 and 5xx on most calls itself."""
+__all__ = ["HubFile", "download", "drop_leftovers", "list_files", "resolve_commit"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class HubFile:
-    """One file of a repository at a commit."""
-
-    path: str
-    bytes: int
-    sha256: str | None
-    """Digest of a large (LFS) file; None for small ones."""
+FETCHES = 3
+"""How often a file that arrives damaged is fetched, in all."""
+MOST_FILES = 500_000
+"""Longest listing; the largest corpus we know, SlimPajama-627B, has a quarter of that."""
+NEW_ENTRIES = 1000
+"""So many entries of a listing, a page, are something new."""
 
 
-def resolve_commit(repository: str, revision: str | None, remedy: str) -> str:
-    """The commit, 40 hex digits, that a branch or tag of a data set points to. HubError."""
+def resolve_commit(repository: str, revision: str | None, remedy: str, *, kind: Kind = "dataset") -> str:
+    """The commit, 40 hex digits, that a branch, tag or commit of a repository is; None is main.
+
+    Offline the client's cache answers. A commit that is cached completely is not asked about.
+
+    Raises UserError for a malformed name, HubError; RevisionError if only the revision is missing.
+    """
+    check_names(repository, revision)
+    at, asked = place(repository, revision), revision or "main"
+    pinned = COMMIT.fullmatch(asked) is not None
+    if pinned and CachedCommit(repository=repository, kind=kind, commit=asked).is_complete():
+        return asked
+    from data_prep import hub_client
+
+    if hub_client.offline():
+        return cached_commit(repository, kind, asked, remedy)
     from huggingface_hub import HfApi
 
-    def ask() -> str:
-        sha = HfApi().dataset_info(repository, revision=revision).sha
-        if sha is None:
-            raise HubError(f"{_at(repository, revision)}: the hub names no commit; {remedy}")
-        return sha
+    def look_up() -> str | None:
+        return HfApi().repo_info(repository, revision=asked, repo_type=kind).sha
 
-    return _call(ask, repository, revision, remedy)
+    commit = hub_client.ask(look_up, hub_client.Watch(), at, remedy)
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise HubError(f"{at}: the hub names no commit; {remedy}")
+    if pinned and commit != asked:
+        raise HubError(f"{at}: the hub names another commit, {commit}; {remedy}")
+    return commit
 
 
-def list_files(repository: str, commit: str, folder: str | None, remedy: str) -> list[HubFile]:
-    """Every file of a data set below `folder` at `commit`, sorted by path. HubError."""
+def list_files(
+    repository: str,
+    commit: str,
+    folder: str | None,
+    remedy: str,
+    *,
+    kind: Kind = "dataset",
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> list[HubFile]:
+    """The files of a repository below `folder` at `commit` whose path is `wanted`, sorted by path.
+
+    From the client's cache where it holds them all; offline it must.
+
+    Raises UserError for a malformed name, HubError.
+    """
+    check_names(repository, commit)
+    cache = CachedCommit(repository=repository, kind=kind, commit=commit)
+    cached = cache.files()
+    if cached is not None:
+        cached = [file for file in cached if is_below(file.path, folder) and wanted(file.path)]
+        missing = [file.path for file in cached if not cache.file(file.path).is_file()]
+        if cached and not missing:
+            return sorted(cached, key=lambda file: file.path)
+    from data_prep import hub_client
+
+    if hub_client.offline():
+        what = "the list of its files"
+        if cached is not None:
+            what = f"{missing[0]} ({len(missing)} missing in all)" if missing else f"any file below {folder}"
+        raise cache.not_cached(what, remedy, *([] if folder is None else ["--include", f"{folder}/*"]))
+    watch, at = hub_client.Watch(), place(repository, commit)
+    files = hub_client.ask(lambda: _list(cache, folder, wanted, watch, remedy), watch, at, remedy)
+    check_no_clash(files, at, remedy)
+    return sorted(files, key=lambda file: file.path)
+
+
+def _list(
+    source: CachedCommit, folder: str | None, wanted: Callable[[str], bool], watch: "Watch", remedy: str
+) -> list[HubFile]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    def ask() -> list[HubFile]:
-        tree = HfApi().list_repo_tree(
-            repository, folder, recursive=True, revision=commit, repo_type="dataset"
-        )
-        return [
-            HubFile(path=entry.path, bytes=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None)
-            for entry in tree
-            if isinstance(entry, RepoFile)
-        ]
-
-    return sorted(_call(ask, repository, commit, remedy), key=lambda file: file.path)
+    at = place(source.repository, source.commit)
+    tree = HfApi().list_repo_tree(
+        source.repository, folder, recursive=True, revision=source.commit, repo_type=source.kind
+    )
+    files: list[HubFile] = []
+    for number, entry in enumerate(tree, 1):
+        if number > MOST_FILES:
+            raise HubError(f"{at}: the hub lists more than {MOST_FILES:,} files; {remedy}")
+        if number % NEW_ENTRIES == 0:
+            watch.something_new()
+        # What nobody wants may have a name that no disk would take.
+        if not isinstance(entry, RepoFile) or (isinstance(entry.path, str) and not wanted(entry.path)):
+            continue
+        digest = entry.lfs.sha256 if entry.lfs else None
+        files.append(checked_entry(entry.path, entry.size, digest, at, remedy))
+        if not is_below(files[-1].path, folder):
+            raise HubError(f"{at}: the hub lists {files[-1].path} below {folder}; {remedy}")
+    return files
 
 
 def download(
     repository: str,
-    kind: str,
+    kind: Kind,
     commit: str,
     path: str,
     remedy: str,
     *,
     folder: Path | None = None,
     sha256: str | None = None,
+    size: int | None = None,
+    keep: bool = False,
 ) -> Path:
-    """Download one file of a repository (`kind` is model or dataset) and return where it lies.
+    """One file of a repository at a commit, complete and checked; where it lies.
 
-    Into `folder`, or the client's own cache. With `sha256` the content is checked, and a file that does
-    not match is removed and fetched once more. Raises HubError.
+    It stays in the client's own cache where it is there already, and without `folder` or with `keep` comes
+    there; otherwise it comes into `folder`, under its path in the repository. It is checked against
+    `sha256`, or else the identity that the hub gives it, and `size` in bytes. A file that arrives damaged
+    is fetched anew, FETCHES times in all. `folder` never holds anything but checked files, except what a
+    process leaves that is killed: `drop_leftovers` deletes it.
+
+    Raises UserError for a malformed name, HubError.
     """
-    from huggingface_hub import hf_hub_download
-
-    def fetch(force: bool) -> Path:
-        return Path(
-            hf_hub_download(
-                repository, path, repo_type=kind, revision=commit, local_dir=folder, force_download=force
-            )
+    check_names(repository, commit)
+    if (reason := unsafe(path)) is not None:
+        raise HubError(
+            f"{place(repository, commit)}: {path[:100]!r} is no path of a file: {reason}; {remedy}"
         )
+    source = CachedCommit(repository=repository, kind=kind, commit=commit)
+    expected = Content(sha256=sha256, size=size)
+    cached = source.file(path)
+    is_cached = cached.is_file()
+    if is_cached and source.content(path).also(expected).fits(cached):
+        return cached
+    keep = keep or folder is None
+    # Without a digest the file of another commit might lie there.
+    if folder is not None and not keep and sha256 is not None and expected.fits(folder / path):
+        return folder / path
+    from data_prep import hub_client
 
-    for force in (False, True):
-        file = _call(lambda force=force: fetch(force), repository, commit, remedy)  # type: ignore[misc]
-        if sha256 is None or sha256_file(file) == sha256:
-            return file
-        file.unlink()
-    raise HubError(f"{_at(repository, commit)}: {path} arrived damaged twice (sha256 differs); {remedy}")
-
-
-def _call(action: Callable[[], T], repository: str, revision: str | None, remedy: str) -> T:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except HubError:
-            raise
-        except Exception as error:
-            if not _from_the_hub(error):
-                raise
-            if attempt == ATTEMPTS or not _worth_retrying(error):
-                raise HubError(f"{_at(repository, revision)}: {_cause(error)}; {remedy}") from None
-        time.sleep(WAIT_S * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
-
-
-def _at(repository: str, revision: str | None) -> str:
-    return f"hub repository {repository} at {revision or 'main'}"
+    if hub_client.offline():
+        if is_cached:
+            raise source.not_cached(f"an undamaged {path}", remedy, "--include", path, "--force-download")
+        raise source.not_cached(path, remedy)
+    fetch = _Fetch(source=source, path=path, expected=expected, remedy=remedy)
+    if folder is None or keep:
+        return fetch.into(None, anew=is_cached)
+    with _arriving(folder) as desk:
+        file = fetch.into(desk, anew=is_cached)
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return file.replace(target)
 
 
-def _is_transport(error: Exception) -> bool:
-    # By name: the client moved from requests to httpx, and may move again.
-    return any(base.__name__ in ("TransportError", "ConnectionError") for base in type(error).__mro__)
+def drop_leftovers(folder: Path) -> None:
+    """Delete what killed processes have left in a download folder, which no other process may use now."""
+    for path in folder.glob(f"{ARRIVING}*"):
+        shutil.rmtree(path)
 
 
-def _from_the_hub(error: Exception) -> bool:
-    from huggingface_hub import errors
-
-    known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)
-    more = (errors.FileMetadataError, errors.HFValidationError)
-    return isinstance(error, known + more) or _is_transport(error) or "Consistency check" in str(error)
-
-
-def _worth_retrying(error: Exception) -> bool:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return False
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
-        return bool(error.response.status_code >= 500)
-    return _is_transport(error) or "Consistency check" in str(error)
+@contextlib.contextmanager
+def _arriving(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` for one download and the client's notes on it; gone at the end."""
+    desk = folder / f"{ARRIVING}{uuid.uuid4().hex}"
+    desk.mkdir(parents=True)
+    try:
+        yield desk
+    finally:
+        shutil.rmtree(desk, ignore_errors=True)
 
 
-def _cause(error: Exception) -> str:
-    from huggingface_hub import errors
+@dataclass(frozen=True, kw_only=True)
+class _Fetch:
+    """A file to fetch, and what is known of it."""
 
-    if isinstance(error, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "") in (
-        "1",
-        "true",
-    ):
-        return "offline mode is on (HF_HUB_OFFLINE) and the file is not in the cache"
-    # GatedRepoError is a RepositoryNotFoundError, so it comes first.
-    if isinstance(error, errors.GatedRepoError):
-        return "gated: accept its terms on the hub and log in with `hf auth login`"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository, or it is private and you are not logged in"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "no such revision"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "no such file at this revision"
-    if isinstance(error, errors.LocalEntryNotFoundError) or _is_transport(error):
-        return f"the hub cannot be reached ({type(error).__name__})"
-    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
-        return f"the hub answered HTTP {error.response.status_code}"
-    # Only the class: messages of the client may quote request headers.
-    return f"the download failed ({type(error).__name__})"
+    source: CachedCommit
+    path: str
+    expected: Content
+    remedy: str
+
+    def into(self, desk: Path | None, *, anew: bool) -> Path:
+        """Fetch into a folder, or the client's cache; `anew` even if it is cached."""
+        from huggingface_hub import hf_hub_download
+
+        from data_prep import hub_client
+
+        at = f"{place(self.source.repository, self.source.commit)}: {self.path}"
+        watch = hub_client.Watch(commit=self.source.commit, most_bytes=self.expected.size)
+
+        def get() -> Path:
+            return Path(
+                hf_hub_download(
+                    self.source.repository,
+                    self.path,
+                    repo_type=self.source.kind,
+                    revision=self.source.commit,
+                    local_dir=desk,
+                    force_download=anew,
+                )
+            )
+
+        for _ in range(FETCHES):
+            file = hub_client.ask(get, watch, at, self.remedy)
+            if content_of(watch.etag).also(self.expected).fits(file):
+                return file
+            _forget(file)
+            anew = True
+            watch.start_over()
+        raise HubError(f"{at}: arrived damaged {FETCHES} times (size or digest differs); {self.remedy}")
+
+
+def _forget(file: Path) -> None:
+    """Delete a damaged file, and what it links to in the client's cache."""
+    content = file.resolve()
+    file.unlink(missing_ok=True)
+    if content.parent.name == "blobs":
+        content.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_prep.documents import SLIMPAJAMA_DOMAINS, RecordRule
 from data_prep.errors import UserError
@@ -14,6 +14,8 @@ class HubDataset:
     """A data set of the hub."""
 
     repository: str
+    revision: str | None = None
+    """Commit that is read when none is named, so that the same command means the same text next year."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """Subset name -> folder of the repository."""
     default: str | None = None
@@ -41,14 +43,23 @@ SLIMPAJAMA_RULE = RecordRule(domain="meta.redpajama_set_name", names=SLIMPAJAMA_
 LAYOUTS: Mapping[Dataset, Layout] = {
     # The authors measure log-perplexity on SlimPajama-6B's test split.
     "slimpajama": Layout(
-        hub=HubDataset(repository="DKYoon/SlimPajama-6B"),
+        hub=HubDataset(
+            repository="DKYoon/SlimPajama-6B", revision="b5f90f419b7489cdba26fdbc8c022fcb5562f968"
+        ),
         rule=SLIMPAJAMA_RULE,
         split_map={"validation": "test"},
     ),
-    "slimpajama-627b": Layout(hub=HubDataset(repository="cerebras/SlimPajama-627B"), rule=SLIMPAJAMA_RULE),
+    "slimpajama-627b": Layout(
+        hub=HubDataset(
+            repository="cerebras/SlimPajama-627B", revision="2d0accdd58c5d5511943ca1f5ff0e3eb5e293543"
+        ),
+        rule=SLIMPAJAMA_RULE,
+    ),
     "fineweb": Layout(
         hub=HubDataset(
             repository="HuggingFaceFW/fineweb",
+            # Its release 1.4.0; new dumps are added to main from time to time.
+            revision="9bb295ddab0e05d785b879661af7260fed5140fc",
             folders={
                 "sample-10BT": "sample/10BT",
                 "sample-100BT": "sample/100BT",
@@ -73,6 +84,15 @@ class Selection:
     folder: str | None
     """None for the whole repository."""
     sample_seed: int | None
+
+
+def hub_dataset(spec: PrepSpec) -> HubDataset | None:
+    """Where the hub keeps the data set: the repository that `spec` names, or its own; None for neither."""
+    own = LAYOUTS[spec.dataset].hub
+    if spec.repository is None:
+        return own
+    # A copy of a known data set has its layout, and a history of its own.
+    return replace(own or HubDataset(repository=""), repository=spec.repository, revision=None)
 
 
 def select(spec: PrepSpec, hub: HubDataset) -> Selection:

@@ -4,6 +4,7 @@ A source is a list of items (input files, each of one split) and a reader of one
 order is fixed by split and path (or a seed), so what a store holds never depends on who reads which item.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Protocol
 
 from data_prep import embedded, hub
 from data_prep.documents import Document, RecordRule, document_of, read_documents
-from data_prep.errors import DataError, UserError
+from data_prep.errors import DataError, RevisionError, UserError
 from data_prep.items import Found, Item, find_local, folder_domain, number_items, split_of
-from data_prep.layouts import LAYOUTS, HubDataset, Layout, select
+from data_prep.layouts import LAYOUTS, HubDataset, Layout, hub_dataset, select
 from data_prep.readers import KNOWN_SUFFIXES, Meter, kind_of
 from data_prep.spec import PrepSpec
 
@@ -131,7 +132,7 @@ def open_source(spec: PrepSpec, downloads: Path) -> Source:
     layout = LAYOUTS[spec.dataset]
     if spec.inputs:
         return _local(spec, layout)
-    known = layout.hub if spec.repository is None else HubDataset(repository=spec.repository)
+    known = hub_dataset(spec)
     if known is None:
         raise UserError(f"{spec.dataset} needs --input FILE_OR_FOLDER, or --repo OWNER/NAME of the hub")
     return _hub(spec, layout, known, downloads)
@@ -229,8 +230,10 @@ def _embedded(spec: PrepSpec) -> Source:
 def _hub(spec: PrepSpec, layout: Layout, known: HubDataset, downloads: Path) -> Source:
     selection = select(spec, known)
     rule = _rule(spec, layout)
-    commit = hub.resolve_commit(known.repository, spec.revision, REMEDY)
-    files = hub.list_files(known.repository, commit, selection.folder, REMEDY)
+    commit = _commit(spec, known)
+    files = hub.list_files(
+        known.repository, commit, selection.folder, REMEDY, wanted=lambda path: kind_of(path) is not None
+    )
     fallback = known.repository.rpartition("/")[2]
     found = [
         Found(
@@ -250,11 +253,19 @@ def _hub(spec: PrepSpec, layout: Layout, known: HubDataset, downloads: Path) -> 
     if not found:
         where = f"{known.repository} at {commit}" + (f", {selection.folder}/" if selection.folder else "")
         raise DataError(
-            f"hub repository {where}: no file that ends in {KNOWN_SUFFIXES}; "
-            "name another --subset or --repo"
+            f"hub repository {where}: no file that ends in {KNOWN_SUFFIXES}; name another --subset or --repo"
         )
     items = _number(found, spec, layout, selection.sample_seed)
     return reopen_hub(spec, known.repository, commit, items, selection.sample_seed, downloads)
+
+
+def _commit(spec: PrepSpec, known: HubDataset) -> str:
+    """The commit to read: the one asked for, else the one this version knows, else main's."""
+    if spec.revision is None and known.revision is not None:
+        # Its owner may have rewritten the history; the manifest records what was read.
+        with contextlib.suppress(RevisionError):
+            return hub.resolve_commit(known.repository, known.revision, REMEDY)
+    return hub.resolve_commit(known.repository, spec.revision, REMEDY)
 
 
 def _is_text(file: Found) -> bool:

@@ -83,7 +83,8 @@ class PrepSpec:
     """Field of a record, dotted, that holds its domain; None takes it from the data set's own rule."""
 
     repository: str | None = None
-    """Hub data set that `local` reads, as OWNER/NAME; None for `inputs`."""
+    """Hub data set to read, as OWNER/NAME: any for `local`, a copy in the same layout for the others; None
+    for the data set's own, or `inputs`."""
 
     text_from: str = "text"
     """Field of a record, dotted, that holds its text."""
@@ -96,7 +97,8 @@ class PrepSpec:
     `limit_tokens`, a random sample of files."""
 
     revision: str | None = None
-    """Commit, tag or branch of the hub repository; None is main, pinned to its commit on the first run."""
+    """Commit, tag or branch of the hub repository; None is the commit that this version of reweight knows,
+    or main of a repository it does not. Branches are pinned to their commit on the first run."""
 
     validation_share: float = 0.01
     """Share of documents, chosen by the hash of their text, held out when the source has no validation."""

@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import prep_inputs
 import pytest
@@ -11,7 +13,7 @@ import zstandard
 
 from data_prep import embedded, hub
 from data_prep.documents import SLIMPAJAMA_DOMAINS, Document
-from data_prep.errors import DataError, UserError
+from data_prep.errors import DataError, RevisionError, UserError
 from data_prep.items import split_of
 from data_prep.readers import Meter
 from data_prep.sources import open_source
@@ -275,29 +277,112 @@ def test_embedded_code_and_docstrings_come_from_different_files() -> None:
     assert not any(text[:300] in each for text in prose[:40] for each in code)
 
 
-def test_hub_items_are_listed_at_a_pinned_commit_and_deleted_after_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "a" * 40
+KNOWN = "2d0accdd58c5d5511943ca1f5ff0e3eb5e293543"
+
+
+@pytest.fixture
+def hub_627b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Stands for the hub with two files of SlimPajama-627B; the list tells what was asked of it."""
     data = prep_inputs.json_lines([prep_inputs.record(n) for n in range(5)])
-    remote = {"train/chunk1/a.jsonl.zst": data, "validation/chunk1/b.jsonl.zst": data}
-    calls: list[tuple[str, str]] = []
+    remote = {"train/chunk1/a.jsonl.zst": data, "validation/chunk1/b.jsonl.zst": data, "LICENSE.txt": b"x"}
+    asked: list[tuple[str, str | None]] = []
 
-    def fake_download(repository: str, path: str, *, revision: str, local_dir: Path, **_: object) -> str:
-        calls.append((path, revision))
-        return str(prep_inputs.write(local_dir / path, remote[path]))
+    def resolve(repository: str, revision: str | None, remedy: str) -> str:
+        asked.append((repository, revision))
+        return revision if revision and len(revision) == 40 else "a" * 40
 
-    files = [hub.HubFile(path=path, bytes=9, sha256=None) for path in sorted([*remote, "README.md"])]
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fake_download)
-    monkeypatch.setattr(hub, "resolve_commit", lambda repository, revision, remedy: commit)
-    monkeypatch.setattr(hub, "list_files", lambda repository, sha, folder, remedy: files)
+    def listed(
+        repository: str, commit: str, folder: str | None, remedy: str, *, wanted: Any
+    ) -> list[hub.HubFile]:
+        return [hub.HubFile(path=path, bytes=9, sha256=None) for path in sorted(remote) if wanted(path)]
+
+    def download(
+        repository: str, kind: str, commit: str, path: str, remedy: str, *, folder: Path, **_: object
+    ) -> Path:
+        asked.append((path, commit))
+        return prep_inputs.write(folder / path, remote[path])
+
+    monkeypatch.setattr(hub, "resolve_commit", resolve)
+    monkeypatch.setattr(hub, "list_files", listed)
+    monkeypatch.setattr(hub, "download", download)
+    return asked
+
+
+def test_hub_items_are_listed_at_a_pinned_commit_and_deleted_after_use(
+    tmp_path: Path, hub_627b: list[tuple[str, str | None]]
+) -> None:
     source = open_source(PrepSpec(dataset="slimpajama-627b"), tmp_path / "downloads")
-    assert (source.name, source.revision) == ("cerebras/SlimPajama-627B", commit)
+    assert (source.name, source.revision) == ("cerebras/SlimPajama-627B", KNOWN)
+    # The licence is no document: it lies beside data files.
     assert [(item.split, item.path) for item in source.items] == [
         ("train", "train/chunk1/a.jsonl.zst"),
         ("validation", "validation/chunk1/b.jsonl.zst"),
     ]
-    assert len(list(source.documents(source.items[0], Meter()))) == 5
-    assert calls == [("train/chunk1/a.jsonl.zst", commit)]
-    source.release(source.items[0])
+    assert len(list(source.reader.documents(source.items[0], None, Meter()))) == 5
+    assert hub_627b == [("cerebras/SlimPajama-627B", KNOWN), ("train/chunk1/a.jsonl.zst", KNOWN)]
+    source.reader.release(source.items[0])
     assert not [path for path in (tmp_path / "downloads").rglob("*") if path.is_file()]
+
+
+def test_which_commit_is_read(
+    tmp_path: Path, hub_627b: list[tuple[str, str | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = PrepSpec(dataset="slimpajama-627b")
+    assert open_source(replace(spec, revision="b" * 40), tmp_path).revision == "b" * 40
+    # A copy in the same layout has commits of its own.
+    copy = open_source(replace(spec, repository="someone/copy"), tmp_path)
+    assert (copy.name, copy.revision) == ("someone/copy", "a" * 40)
+    assert hub_627b[-1] == ("someone/copy", None)
+    assert {item.domain for item in copy.items} == {None}
+    assert {d.domain for d in copy.reader.documents(copy.items[0], None, Meter())} == {
+        "arxiv",
+        "c4",
+        "github",
+    }
+    # A hub that has the repository and not the known commit: main, which the manifest records.
+    resolve = hub.resolve_commit
+
+    def rewritten(repository: str, revision: str | None, remedy: str) -> str:
+        if revision == KNOWN:
+            raise RevisionError("no such revision")
+        return resolve(repository, revision, remedy)
+
+    monkeypatch.setattr(hub, "resolve_commit", rewritten)
+    assert open_source(spec, tmp_path).revision == "a" * 40
+    with pytest.raises(RevisionError):
+        open_source(replace(spec, revision=KNOWN), tmp_path)
+
+
+def test_fineweb_is_a_named_sample_a_dump_or_a_random_sample_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[str | None] = []
+    paths = [f"data/CC-MAIN-2024-{dump}/000_{n:05d}.parquet" for dump in (10, 18) for n in range(20)]
+
+    def listed(
+        repository: str, commit: str, folder: str | None, remedy: str, *, wanted: Any
+    ) -> list[hub.HubFile]:
+        folders.append(folder)
+        return [hub.HubFile(path=path, bytes=9, sha256=None) for path in paths]
+
+    monkeypatch.setattr(hub, "resolve_commit", lambda repository, revision, remedy: revision)
+    monkeypatch.setattr(hub, "list_files", listed)
+
+    def order(**changes: Any) -> list[str]:
+        source = open_source(replace(PrepSpec(dataset="fineweb"), **changes), tmp_path)
+        assert {item.domain for item in source.items} == {"fineweb"}
+        return [item.path for item in source.items]
+
+    assert order() == paths
+    assert order(subset="sample-10BT") == order(subset="CC-MAIN-2024-10") == paths
+    assert folders == ["sample/100BT", "sample/10BT", "data/CC-MAIN-2024-10"]
+    sample = order(limit_tokens=100 * 10**9)
+    assert folders[-1] == "data"
+    assert sample == order(limit_tokens=1, sample_seed=0) != order(limit_tokens=1, sample_seed=1)
+    assert sorted(sample) == paths
+    # Any prefix mixes the dumps: of the first 20 files, 10 are expected from each, give or take 2.3.
+    assert 3 <= sum("2024-10" in path for path in sample[:20]) <= 17
+    assert sample != paths
+    for wrong in ("sample-1T", "../../etc", "CC-MAIN-2024-1", "CC-MAIN-2024-10/../x"):
+        with pytest.raises(UserError, match="--subset"):
+            order(subset=wrong)

@@ -80,7 +80,12 @@ class ShareParam(click.ParamType[Share]):
 @click.command(epilog=EXAMPLES)
 @click.argument("source", required=False, metavar="[DATASET|DIR]")
 @click.option("--input", "inputs", multiple=True, type=UserPath(), help="File or folder; repeatable.")
-@click.option("--repo", "repository", metavar="OWNER/NAME", help="Data set of the hub, for `local`.")
+@click.option(
+    "--repo",
+    "repository",
+    metavar="OWNER/NAME",
+    help="Data set of the hub: any for `local`, a copy for others.",
+)
 @click.option("--out", type=UserPath(), help="Folder of the store  [default: data/DATASET-TOKENIZER]")
 @click.option(
     "--tokenizer",
@@ -96,7 +101,7 @@ class ShareParam(click.ParamType[Share]):
 @click.option(
     "--subset", help="Part of a hub data set: sample-10BT, all, CC-MAIN-2024-10; a folder of --repo."
 )
-@click.option("--revision", help="Commit, tag or branch on the hub  [default: main, pinned at first use]")
+@click.option("--revision", help="Commit, tag or branch on the hub  [default: a known commit, or main]")
 @click.option(
     "--validation-share", default=0.01, show_default=True, help="Held out if there is no validation split."
 )

@@ -1,5 +1,6 @@
 """What `reweight prep` does once its options are read: progress on stderr, the result on stdout."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,22 @@ def run_whole(spec: PrepSpec, as_json: bool) -> None:
 
     with _Reporter("prep") as reporter:
         prepared = prepare(spec, reporter.prepared)
+    _note_commit(spec, prepared.manifest)
     _show(prepared, as_json)
+
+
+def _note_commit(spec: PrepSpec, manifest: "Manifest") -> None:
+    """Say so where the hub has not the commit that this version knows."""
+    from data_prep.layouts import hub_dataset
+
+    known = hub_dataset(spec)
+    if known is None or known.revision is None or spec.revision is not None or spec.inputs:
+        return
+    if manifest.source.revision != known.revision:
+        note(
+            f"prep: read {manifest.source.name} at {manifest.source.revision}: "
+            f"the hub has not {known.revision}, which this version of reweight knows"
+        )
 
 
 def run_share(spec: PrepSpec, share: Share, as_json: bool) -> None:
@@ -47,7 +63,7 @@ def run_share(spec: PrepSpec, share: Share, as_json: bool) -> None:
     click.echo(
         f"share {share.part}/{share.parts} is done: {done.files} input files, {done.built_files} now, "
         f"{_rate(done.text_bytes, done.seconds)}\n"
-        f"when all {share.parts} are: reweight prep --merge {done.path}"
+        f"when all {share.parts} are: reweight prep --merge {shlex.quote(str(done.path))}"
     )
 
 
