@@ -1,8 +1,12 @@
 """Strict reading of JSON objects that may come from anywhere."""
 
+import re
 from typing import Any
 
 from data_prep.errors import DataError
+
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Fields:
@@ -60,9 +64,9 @@ class Fields:
 
     def digest(self, key: str) -> str:
         """The value as a sha256 in hex."""
-        value = self.text(key)
-        if len(value) != 64 or not set(value) <= set("0123456789abcdef"):
-            raise DataError(f"{self.where}.{key} must be a sha256 in hex, found {value[:80]!r}")
+        value = self.raw(key)
+        if not isinstance(value, str) or DIGEST.fullmatch(value) is None:
+            raise DataError(f"{self.where}.{key} must be a sha256 in hex, found {str(value)[:80]!r}")
         return value
 
     def optional_text(self, key: str) -> str | None:

@@ -173,7 +173,8 @@ def download(
     if hub_client.offline():
         if is_cached:
             raise source.not_cached(f"an undamaged {path}", remedy, "--include", path, "--force-download")
-        raise source.not_cached(path, remedy)
+        # Of a model only this file: beside it lie the weights.
+        raise source.not_cached(path, remedy, *([path] if kind == "model" else []))
     fetch = _Fetch(source=source, path=path, expected=expected, remedy=remedy)
     if folder is None or keep:
         return fetch.into(None, anew=is_cached)

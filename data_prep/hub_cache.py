@@ -114,7 +114,8 @@ def cached_commit(repository: str, kind: Kind, revision: str, remedy: str) -> st
         return commit
     held = sorted(path.name for path in root.glob("snapshots/*") if COMMIT.fullmatch(path.name))
     instead = f", but has {held[0]} (--revision)" if held else ""
-    command = _command(repository, kind, revision)
+    # Of a model a tokenizer is read and nothing else: beside it lie the weights.
+    command = _command(repository, kind, revision, *(["tokenizer.json"] if kind == "model" else []))
     raise RevisionError(
         f"{place(repository, revision)}: offline mode is on (HF_HUB_OFFLINE) and the cache lacks it"
         f"{instead}; `{command}` fetches it where there is a network; {remedy}"

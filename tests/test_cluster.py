@@ -7,11 +7,9 @@ slurm-wlm and munge, and are skipped without.
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,12 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY_RECIPE
+from tests.slurm import HELPERS, SBATCH, Job, check, needs, submit, wait_until
 
+pytest_plugins = ["tests.slurm_cluster"]
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[1]
-HELPERS = ROOT / "tests" / "cluster"
-SBATCH = ROOT / "docs" / "sbatch"
 STEPS = 8
 # Ends only when it is made to.
 ENDLESS = (
@@ -45,29 +42,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny_linupper.yaml"
     path.write_text(TINY_RECIPE, encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PATH with a `reweight` that is this tree's."""
-    folder = tmp_path_factory.mktemp("bin")
-    script = folder / "reweight"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m reproduce.cli "$@"\n')
-    script.chmod(0o755)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def environ(bin_folder: Path) -> dict[str, str]:
-    """The environment of every command here: no launcher's, no GPU."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
-    paths = [str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]]
-    return kept | {
-        "PATH": os.pathsep.join(paths),
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +74,6 @@ def alone(
     return losses(out)
 
 
-def check(
-    command: Sequence[str | Path], environ: Mapping[str, str], code: int = 0, seconds: float = 200
-) -> str:
-    """Run a command to its end, which must be this exit code; its output."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=dict(environ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout[-4000:]
-    return done.stdout
-
-
 def losses(out: Path) -> list[float]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if line["kind"] == "train"]
@@ -133,22 +90,6 @@ def equals_one_process(out: Path, alone: Sequence[float]) -> None:
     assert len(alone) == STEPS
     # Ranks add in another order than one process does; 1e-5 nats of a loss near 4.
     assert losses(out) == pytest.approx(alone, abs=1e-5)
-
-
-def needs(*tools: str) -> None:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0, log: Path | None = None) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail("waited in vain" + (f": {log.read_text()[-4000:]}" if log and log.exists() else ""))
-        time.sleep(0.1)
 
 
 LAUNCHERS = {
@@ -194,20 +135,6 @@ def test_two_hosts_joined_by_torchrun(
 # ---- Slurm
 
 
-@pytest.fixture(scope="module")
-def slurm(environ: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The environment with a cluster of two nodes, both this machine."""
-    needs("munged", "slurmctld", "slurmd", "srun", "setpriv")
-    # Short: it holds a socket, whose path may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))
-    try:
-        check([HELPERS / "slurm.sh", "start", folder], environ)
-        yield environ | {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}
-    finally:
-        check([HELPERS / "slurm.sh", "stop", folder], environ)
-        shutil.rmtree(folder)
-
-
 @pytest.mark.parametrize("layout", [("-N", "1", "-n", "2"), ("-N", "2", "-n", "2")], ids=["1x2", "2x1"])
 def test_srun(
     layout: Sequence[str],
@@ -227,40 +154,11 @@ def test_one_task_of_srun_may_start_its_own_ranks(
     equals_one_process(tmp_path / "run", alone)
 
 
-class Job:
+def train_job(slurm: dict[str, str], recipe: Path, store: Path, out: Path, more: str = "") -> Job:
     """docs/sbatch/8x8.sbatch as it is, on two nodes of one rank; the rest comes from the environment."""
-
-    def __init__(self, slurm: dict[str, str], recipe: Path, store: Path, out: Path, more: str = "") -> None:
-        self.environ = slurm | {"RECIPE": str(recipe), "DATA": str(store), "OUT": str(out), "MORE": more}
-        self.log = out.parent / "log"
-        size = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1")
-        command = ["sbatch", "--parsable", "--output", self.log, *size, SBATCH / "8x8.sbatch"]
-        self.id = check(command, self.environ).strip()
-
-    def scontrol(self, *arguments: str) -> str:
-        return check(["scontrol", *arguments], self.environ)
-
-    def state(self) -> str:
-        return self.scontrol("show", "job", self.id).split("JobState=")[1].split()[0]
-
-    def start_again(self) -> None:
-        """Have a requeued job start now, which Slurm would in two minutes.
-
-        Not before its first life is over: the second would fail at once.
-        """
-        wait_until(lambda: self.state() == "PENDING" and self._idle(), 60, self.log)
-        time.sleep(3.0)
-        self.scontrol("update", f"JobId={self.id}", "StartTime=now")
-
-    def _idle(self) -> bool:
-        return check(["sinfo", "--noheader", "--format", "%D %T"], self.environ).strip() == "2 idle"
-
-    def send(self, name: str) -> None:
-        """As `#SBATCH --signal` does: to the steps, not to the batch shell."""
-        check(["scancel", "--signal", name, self.id], self.environ)
-
-    def wait_for(self, state: str) -> None:
-        wait_until(lambda: self.state() == state, 120, self.log)
+    environ = slurm | {"RECIPE": str(recipe), "DATA": str(store), "OUT": str(out), "MORE": more}
+    size = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1")
+    return submit(environ, out.parent / "log", *size, SBATCH / "8x8.sbatch")
 
 
 def checkpoints(out: Path) -> list[str]:
@@ -274,7 +172,7 @@ def training(out: Path) -> bool:
 def test_sbatch_file(
     recipe: Path, store_path: Path, slurm: dict[str, str], alone: Sequence[float], tmp_path: Path
 ) -> None:
-    job = Job(slurm, recipe, store_path, tmp_path / "run")
+    job = train_job(slurm, recipe, store_path, tmp_path / "run")
     job.wait_for("COMPLETED")
     equals_one_process(tmp_path / "run", alone)
 
@@ -283,7 +181,7 @@ def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
     recipe: Path, store_path: Path, slurm: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = Job(slurm, recipe, store_path, out, " ".join((*LONG, *NEVER)))
+    job = train_job(slurm, recipe, store_path, out, " ".join((*LONG, *NEVER)))
     wait_until(lambda: training(out), 100, job.log)
     job.send("USR1")
     # Ranks may hear it at two steps, and save at both.
@@ -299,7 +197,7 @@ def test_preempted_job_saves_goes_back_into_the_queue_and_continues(
     assert len(losses(out)) == stopped
     job.start_again()
     wait_until(lambda: len(losses(out)) > int(str(stopped)), 100, job.log)
-    assert "Restarts=1" in job.scontrol("show", "job", job.id)
+    assert job.field("Restarts") == "1"
     check(["scancel", job.id], job.environ)
     wait_until(lambda: job.state() == "CANCELLED")
     wait_until(lambda: status(out)["state"] != "running")

@@ -4,7 +4,7 @@
 #   slurm.sh start DIR     munged, slurmctld and two slurmd; then: export SLURM_CONF=DIR/slurm.conf
 #   slurm.sh stop DIR      all of them, by their pid files
 #
-# Each claims 16 CPUs and 8 GPUs that nobody looks for. Their names do not resolve: a step over both needs
+# Each claims 16 CPUs, 64 GB and 8 GPUs that nobody looks for. Their names do not resolve: a step over both needs
 # MASTER_ADDR=127.0.0.1.
 #
 # Needs root and Debian's slurm-wlm and munge. DIR is absolute and short: it holds a socket.
@@ -77,8 +77,8 @@ GresTypes=gpu
 MailProg=/bin/true
 KillWait=30
 ReturnToService=2
-NodeName=one NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=16 Gres=gpu:8
-NodeName=two NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=16 Gres=gpu:8
+NodeName=one NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=16 RealMemory=64000 Gres=gpu:8
+NodeName=two NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=16 RealMemory=64000 Gres=gpu:8
 PartitionName=all Nodes=one,two Default=YES MaxTime=INFINITE
 CONF
   touch "$dir"/gpu{0..7}
