@@ -9,7 +9,7 @@ Shapes: M samples of the global batch, T tokens of a window, K domains. Steps co
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 from data_prep.errors import DataError, UserError
 from data_prep.token_store import TokenStore
 
-STEPS_A_BLOCK = 65536
-"""Steps whose draws are made at once when positions are counted from step 1: bounded memory."""
+SAMPLES_COUNTED = 1 << 18
+"""Samples whose draws are made at once when positions are counted from step 1: bounded memory."""
+
+SAMPLES_PLANNED = 1 << 15
+"""Samples of the steps that are planned at once: small batches cost one by one what large ones do."""
+
+PLANS_KEPT = 4
+"""Blocks of planned steps: the one in use and those that are read ahead, with one to spare."""
+
+SAMPLES_AHEAD = 512
+"""Samples asked of the disk before they are needed, at least one batch: a queue that keeps it busy."""
 
 FEISTEL_ROUNDS = 4
 
@@ -31,6 +40,19 @@ class BatchPlan:
     """(M,) index into `Batches.domains`."""
     windows_M: NDArray[np.int64]
     """(M,) window of that domain, in [0, windows)."""
+    step: int | None = None
+    """The step; None for windows of no step, after which nothing is read ahead."""
+    samples: NDArray[np.integer[Any]] | None = None
+    """Which samples of the step's batch these are; None for all."""
+
+    def part(self, samples: NDArray[np.integer[Any]]) -> "BatchPlan":
+        """Some samples of the batch, as a rank reads them; the same ones of the next steps are read ahead."""
+        return BatchPlan(
+            domains_M=self.domains_M[samples],
+            windows_M=self.windows_M[samples],
+            step=self.step,
+            samples=samples if self.samples is None else self.samples[samples],
+        )
 
 
 class Batches:
@@ -67,27 +89,72 @@ class Batches:
                     f"domain '{domain}' of {store.path}/{split} holds not one window of {sequence} tokens; "
                     "prepare more data, shorten train.sequence, or give the domain weight 0"
                 )
-        self._counted_step, self._counts_K = 1, np.zeros(len(self.domains), dtype=np.int64)
+        self._reader = store.reader(split)
+        self._places_K = np.array([self._reader.place(domain) for domain in self.domains], dtype=np.int64)
+        self._counted = (1, np.zeros(len(self.domains), dtype=np.int64))
+        # No more than the split has: epochs of a tiny domain cost a permutation each.
+        self._planned_steps = max(1, min(SAMPLES_PLANNED, int(self.windows_K.sum())) // global_batch)
+        self._planned: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._asked = -1
 
     def plan(self, step: int) -> BatchPlan:
         """The windows of one step's global batch."""
-        counts_K = self._counts_before(step)
-        domains_M = self._draws(step, step + 1)[0]
-        windows_M = np.empty_like(domains_M)
-        for k in np.unique(domains_M):
-            mine = np.flatnonzero(domains_M == k)
-            windows_M[mine] = self._windows_at(int(k), counts_K[k] + np.arange(len(mine)))
-        return BatchPlan(domains_M=domains_M, windows_M=windows_M)
+        steps = self._planned_steps
+        block, row = divmod(step, steps)
+        planned = self._planned.get(block)
+        if planned is None:
+            # Step 0 is none, but its draws are defined, and blocks stay aligned.
+            planned = self._planned[block] = self._plan_steps(block * steps, (block + 1) * steps)
+            while len(self._planned) > PLANS_KEPT:
+                self._planned.pop(next(iter(self._planned)), None)
+        return BatchPlan(domains_M=planned[0][row], windows_M=planned[1][row], step=step)
+
+    def _plan_steps(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Domains and windows (last - first, M) of the steps [first, last)."""
+        domains = self._draws(first, last)
+        windows = np.zeros_like(domains)
+        counted = 1 if first == 0 else 0
+        counts_K = self._counts_before(first + counted)
+        flat, out = domains[counted:].ravel(), windows[counted:].reshape(-1)
+        self._counted = (last, counts_K + np.bincount(flat, minlength=len(counts_K)))
+        for k in np.unique(flat):
+            mine = np.flatnonzero(flat == k)
+            out[mine] = self._windows_at(int(k), counts_K[k] + np.arange(len(mine)))
+        # Shared by all who ask for these steps.
+        domains.flags.writeable = windows.flags.writeable = False
+        return domains, windows
 
     def tokens(self, plan: BatchPlan) -> NDArray[np.int32]:
-        """Token ids (M, T) of a plan, or of a rank's slice of one."""
-        tokens_MT = np.empty((len(plan.domains_M), self._sequence), dtype=np.int32)
-        for k in np.unique(plan.domains_M):
-            mine = np.flatnonzero(plan.domains_M == k)
-            tokens_MT[mine] = self._store.read_windows(
-                self._split, self.domains[k], plan.windows_M[mine], self._sequence
-            )
-        return tokens_MT
+        """Token ids (M, T) of a plan, or of a rank's part of one. DataError for a shard that is unreadable.
+
+        Steps in succession are read fastest: the windows of the next ones are asked of the disk meanwhile.
+        """
+        firsts_M = self._places(plan)
+        if plan.step is None:
+            self._reader.ask(firsts_M, self._sequence)
+            return self._reader.read(firsts_M, self._sequence)
+        # Not beyond the plans that are kept: a rank of many has few samples of each step.
+        ahead = min(-(-SAMPLES_AHEAD // max(1, len(firsts_M))), (PLANS_KEPT - 2) * self._planned_steps)
+        if not plan.step <= self._asked <= plan.step + ahead:
+            self._reader.ask(firsts_M, self._sequence)
+            self._asked = plan.step
+        then = None
+        if self._asked < plan.step + (ahead + 1) // 2:
+            steps = range(self._asked + 1, plan.step + ahead + 1)
+            then = np.concatenate([self._places(self._same_part(plan, step)) for step in steps])
+            self._asked = steps[-1]
+        return self._reader.read(firsts_M, self._sequence, then)
+
+    def _same_part(self, plan: BatchPlan, step: int) -> BatchPlan:
+        whole = self.plan(step)
+        return whole if plan.samples is None else whole.part(plan.samples)
+
+    def _places(self, plan: BatchPlan) -> NDArray[np.int64]:
+        """Where the plan's windows begin in the split, shape (M,). IndexError for a window there is not."""
+        if np.any((plan.windows_M < 0) | (plan.windows_M >= self.windows_K[plan.domains_M])):
+            raise IndexError("a plan names a window that its domain does not have")
+        places_M: NDArray[np.int64] = self._places_K[plan.domains_M] + plan.windows_M * self._sequence
+        return places_M
 
     def check_enough(self, steps: int) -> None:
         """Refuse a run that would read a domain's windows a second time.
@@ -141,18 +208,20 @@ class Batches:
 
     def _count(self, first: int, last: int) -> NDArray[np.int64]:
         counts_K = np.zeros(len(self.domains), dtype=np.int64)
-        for start in range(first, last, STEPS_A_BLOCK):
-            draws = self._draws(start, min(start + STEPS_A_BLOCK, last))
+        steps = max(1, SAMPLES_COUNTED // self._global_batch)
+        for start in range(first, last, steps):
+            draws = self._draws(start, min(start + steps, last))
             counts_K += np.bincount(draws.ravel(), minlength=len(self.domains))
         return counts_K
 
     def _counts_before(self, step: int) -> NDArray[np.int64]:
         """Samples (K,) each domain gave to the steps before this one, counted on from the last answer."""
-        if step < self._counted_step:
-            self._counted_step, self._counts_K = 1, np.zeros_like(self._counts_K)
-        self._counts_K = self._counts_K + self._count(self._counted_step, step)
-        self._counted_step = step
-        return self._counts_K
+        counted, counts_K = self._counted
+        if step < counted:
+            counted, counts_K = 1, np.zeros_like(counts_K)
+        counts_K = counts_K + self._count(counted, step)
+        self._counted = (step, counts_K)
+        return counts_K
 
     def _windows_at(self, k: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The windows at these positions of domain k's endless sequence, epoch after epoch."""

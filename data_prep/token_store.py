@@ -1,14 +1,13 @@
-"""A token store: memory-mapped reader, verification, and a writer for small stores.
+"""A token store: what it holds, verification, and a writer for small stores.
 
 Layout: DIR/manifest.json, DIR/tokenizer.json and DIR/<split>/<domain>/<NNNNN>.npy, each a standard
 one-dimensional .npy of uint16 or uint32 ids in which every document ends with the end-of-text id.
-With data_prep.shards and data_prep.manifest, the only code that knows these bytes. Deciding what
-goes into a batch is data_prep.batches' business.
+With data_prep.shards, shard_files, window_reader and manifest, the only code that knows these bytes.
+Deciding what goes into a batch is data_prep.batches' business.
 """
 
 import functools
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,20 +29,18 @@ from data_prep.manifest import (
     read_manifest,
     write_manifest,
 )
+from data_prep.shard_files import check_shards
 from data_prep.shards import (
     DOCUMENTS_DTYPE,
     START,
     ShardWriter,
     check_documents,
     check_shard,
-    disk_dtype,
     documents_path,
     read_documents_of,
     shard_name,
 )
-
-MAX_OPEN_MAPS = 1024
-"""Memory maps kept at a time: far below the kernel's 65,530 a process, far above what a batch touches."""
+from data_prep.window_reader import WindowReader
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -58,50 +55,15 @@ class Problem:
     remedy: str
 
 
-class _DomainReader:
-    """The shards of one domain as one sequence of ids."""
-
-    def __init__(self, store: "TokenStore", folder: Path, entry: Domain) -> None:
-        self._store, self._folder, self._entry = store, folder, entry
-        self.starts = np.cumsum([0] + [shard.tokens for shard in entry.shards], dtype=np.int64)
-
-    def _ids(self, index: int) -> NDArray[Any]:
-        return self._store._map(
-            self._folder / self._entry.shards[index].name, self._entry.shards[index].tokens
-        )
-
-    def windows(self, firsts: NDArray[np.int64], length: int) -> NDArray[np.int32]:
-        """Ids [first, first + length) for each first; shape (n, length)."""
-        out = np.empty((len(firsts), length), dtype=np.int32)
-        shard = np.searchsorted(self.starts, firsts, side="right") - 1
-        crosses = firsts + length > self.starts[shard + 1]
-        for index in np.unique(shard[~crosses]):
-            rows = np.flatnonzero((shard == index) & ~crosses)
-            view = np.lib.stride_tricks.sliding_window_view(self._ids(int(index)), length)
-            out[rows] = view[firsts[rows] - self.starts[index]]
-        for row in np.flatnonzero(crosses):
-            out[row] = self._joined(int(firsts[row]), length, int(shard[row]))
-        return out
-
-    def _joined(self, first: int, length: int, index: int) -> NDArray[Any]:
-        pieces: list[NDArray[Any]] = []
-        while length > 0:
-            piece = self._ids(index)[first - int(self.starts[index]) :][:length]
-            pieces.append(piece)
-            first, length, index = first + len(piece), length - len(piece), index + 1
-        return np.concatenate(pieces)
-
-
 class TokenStore:
-    """A prepared data set, read through memory maps. Make one with `TokenStore.open`."""
+    """A prepared data set. Make one with `TokenStore.open`."""
 
     path: Path
     manifest: Manifest
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        self._maps: OrderedDict[Path, NDArray[Any]] = OrderedDict()
-        self._readers: dict[tuple[str, str], _DomainReader] = {}
+        self._readers: dict[str, WindowReader] = {}
 
     @classmethod
     def open(cls, path: Path) -> "TokenStore":
@@ -110,11 +72,18 @@ class TokenStore:
         Raises DataError, naming the remedy, if the store is missing, unfinished or damaged.
         """
         store = cls(path, read_manifest(path))
-        for folder, shard in store._shards():
-            try:
-                check_shard(folder / shard.name, shard.tokens, store.manifest.dtype)
-            except DataError as error:
-                raise DataError(f"{error}; {_repair(path)}") from None
+        try:
+            check_shards(
+                (
+                    (f"{path}/{split}/{name}/{shard.name}", shard.tokens)
+                    for split, domains in store.manifest.splits.items()
+                    for name, domain in domains.items()
+                    for shard in domain.shards
+                ),
+                store.manifest.dtype,
+            )
+        except DataError as error:
+            raise DataError(f"{error}; {_repair(path)}") from None
         return store
 
     @property
@@ -151,11 +120,18 @@ class TokenStore:
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= have):
             raise IndexError(f"{split}/{domain} has windows 0 to {have - 1}, asked for {wanted.max()}")
-        reader = self._readers.get((split, domain))
+        reader = self.reader(split)
+        return reader.read(reader.place(domain) + wanted * length, length)
+
+    def reader(self, split: str) -> WindowReader:
+        """The reader of a split's windows. DataError if there is no such split."""
+        reader = self._readers.get(split)
         if reader is None:
-            folder = self.path / split / domain
-            reader = self._readers[split, domain] = _DomainReader(self, folder, self._entry(split, domain))
-        return reader.windows(wanted * length, length)
+            self.domains(split)
+            reader = self._readers[split] = WindowReader(
+                self.path / split, self.manifest.splits[split], self.manifest.dtype, _repair(self.path)
+            )
+        return reader
 
     def document_starts(self, split: str, domain: str) -> NDArray[np.int64]:
         """Where the documents of a domain begin, shape (documents,): places in its shards laid end to end.
@@ -187,21 +163,6 @@ class TokenStore:
             for name, domain in domains.items()
             for shard in domain.shards
         ]
-
-    def _map(self, path: Path, tokens: int) -> NDArray[Any]:
-        ids = self._maps.get(path)
-        if ids is not None:
-            self._maps.move_to_end(path)
-            return ids
-        offset = check_shard(path, tokens, self.manifest.dtype)
-        memory = np.memmap(
-            path, dtype=disk_dtype(self.manifest.dtype), mode="r", offset=offset, shape=(tokens,)
-        )
-        # A plain view: np.memmap's own indexing runs Python code on every access.
-        ids = self._maps[path] = memory.view(np.ndarray)
-        if len(self._maps) > MAX_OPEN_MAPS:
-            self._maps.popitem(last=False)
-        return ids
 
 
 def verify_store(

@@ -1,11 +1,14 @@
 """A batch is a function of (seed, step): pure, fair to the weights, a permutation within each epoch."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_prep.batches import Batches, permute
+from data_prep import batches as batches_module
+from data_prep.batches import Batches, BatchPlan, permute
 from data_prep.errors import DataError, UserError
 from data_prep.token_store import TokenStore, write_store
 from tests.conftest import DOMAINS, domain_tokens, tiny_tokenizer
@@ -119,3 +122,132 @@ def test_permute_scatters() -> None:
     image = permute(np.arange(size), size, "key")
     assert np.abs(np.diff(image)).mean() == pytest.approx(size / 3, rel=0.05)
     assert abs(np.corrcoef(np.arange(size), image)[0, 1]) < 0.04
+
+
+def digest(*arrays: np.ndarray) -> str:
+    content = b"".join(np.ascontiguousarray(each, dtype="<i8").tobytes() for each in arrays)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+MAPPING = {"code": 6.0, "prose": 3.0, "tables": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (1, "af5570f5a1810b7a"),
+        (2, "9d34149fbd1fe777"),
+        (3, "e92b80d2ee5ab0f6"),
+        (1000, "6d32c20c3896c276"),
+        (4097, "f2b77039816677ba"),
+        (10000000, "18a65c2b9aedcc5d"),
+        (1000000000, "90d04c629d2e14ab"),
+    ],
+)
+def test_the_permutation_of_recorded_runs(size: int, expected: str) -> None:
+    """Digests of the first version's answers: a run that is resumed or repeated must see the same batches."""
+    count = min(size, 5000)
+    assert digest(permute(np.arange(count) * (size // count), size, f"k{size}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "weights", "seed", "global_batch", "sequence", "expected"),
+    [
+        ("shuffled", "uniform", 5, 7, 16, "326422ab5f61de54"),
+        ("shuffled", "uniform", 0, 32, 32, "511cc3bccc89eafd"),
+        ("shuffled", "uniform", 123456, 1, 100, "b81cec6b81f492a3"),
+        ("shuffled", "natural", 5, 7, 16, "326422ab5f61de54"),
+        ("shuffled", "natural", 0, 32, 32, "511cc3bccc89eafd"),
+        ("shuffled", "natural", 123456, 1, 100, "b81cec6b81f492a3"),
+        ("shuffled", MAPPING, 5, 7, 16, "9c16d9758cc73df7"),
+        ("shuffled", MAPPING, 0, 32, 32, "e4de7a673d4c587f"),
+        ("shuffled", MAPPING, 123456, 1, 100, "b9b9ecb191d02b1f"),
+        ("file", "uniform", 5, 7, 16, "2183dd89ca18224e"),
+        ("file", "uniform", 0, 32, 32, "4bb68b6143217516"),
+        ("file", "uniform", 123456, 1, 100, "1e6a2d0cd73abcb6"),
+        ("file", "natural", 5, 7, 16, "2183dd89ca18224e"),
+        ("file", "natural", 0, 32, 32, "4bb68b6143217516"),
+        ("file", "natural", 123456, 1, 100, "1e6a2d0cd73abcb6"),
+        ("file", MAPPING, 5, 7, 16, "df161f4ddf8835e2"),
+        ("file", MAPPING, 0, 32, 32, "6e7e0b3c497332af"),
+        ("file", MAPPING, 123456, 1, 100, "223980a3ba410044"),
+    ],
+)
+def test_the_batches_of_recorded_runs(
+    store: TokenStore,
+    order: str,
+    weights: str | Mapping[str, float],
+    seed: int,
+    global_batch: int,
+    sequence: int,
+    expected: str,
+) -> None:
+    """Digests of the first version's answers, over several epochs, far steps, and a step asked for again."""
+    batches = make(
+        store, order=order, domain_weights=weights, seed=seed, global_batch=global_batch, sequence=sequence
+    )
+    seen: list[np.ndarray] = []
+    for step in (*range(1, 60), 700, 70_001, 3):
+        plan = batches.plan(step)
+        seen += [plan.domains_M, plan.windows_M, batches.tokens(plan)]
+    assert digest(*seen) == expected
+
+
+@pytest.mark.parametrize("planned", [1, 20, 1 << 15])
+def test_plans_do_not_depend_on_how_many_are_made_at_once(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch, planned: int
+) -> None:
+    expected = [make(store).plan(step) for step in range(1, 50)]
+    monkeypatch.setattr(batches_module, "SAMPLES_PLANNED", planned)
+    monkeypatch.setattr(batches_module, "SAMPLES_COUNTED", 10 * planned)
+    batches = make(store)
+    for step in (49, 7, 48, *range(1, 50)):
+        assert np.array_equal(batches.plan(step).windows_M, expected[step - 1].windows_M)
+        assert np.array_equal(batches.plan(step).domains_M, expected[step - 1].domains_M)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "file"])
+def test_parts_read_ahead_or_not_are_the_rows_of_the_whole(store: TokenStore, order: str) -> None:
+    whole, ranks, plain = (make(store, order=order, global_batch=10) for _ in range(3))
+    own = (np.array([0, 1, 2]), np.array([3, 4, 5, 5]), np.arange(6, 10))
+    for step in (*range(1, 30), 5, 6, 200, 201):
+        expected = whole.tokens(whole.plan(step))
+        for samples in own:
+            plan = ranks.plan(step).part(samples)
+            assert np.array_equal(ranks.tokens(plan), expected[samples])
+            assert np.array_equal(plan.part(np.array([1])).samples, samples[[1]])
+            bare = BatchPlan(domains_M=plan.domains_M, windows_M=plan.windows_M)
+            assert np.array_equal(plain.tokens(bare), expected[samples])
+
+
+def test_a_rank_with_one_sample_of_many_reads_no_further_ahead_than_plans_are_kept(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans of an earlier block would be made anew, their positions counted from step 1."""
+    monkeypatch.setattr(batches_module, "SAMPLES_PLANNED", 128)
+    batches = make(store, global_batch=64)
+    made: list[int] = []
+    real = Batches._plan_steps
+
+    def counted(self: Batches, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        made.append(first)
+        return real(self, first, last)
+
+    monkeypatch.setattr(Batches, "_plan_steps", counted)
+    for step in range(1, 60):
+        batches.tokens(batches.plan(step).part(np.array([9])))
+    assert made == sorted(set(made))
+
+
+def test_plans_are_shared_and_so_cannot_be_changed(store: TokenStore) -> None:
+    plan = make(store).plan(1)
+    with pytest.raises(ValueError, match="read-only"):
+        plan.windows_M[0] = 1
+
+
+def test_a_plan_of_a_window_that_is_not_there_is_refused(store: TokenStore) -> None:
+    """It would lie in the next domain."""
+    batches = make(store)
+    for window in (-1, int(batches.windows_K[0])):
+        with pytest.raises(IndexError):
+            batches.tokens(BatchPlan(domains_M=np.array([0]), windows_M=np.array([window])))

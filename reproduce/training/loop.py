@@ -208,8 +208,7 @@ class _Trainer:
     def _read(self, step: int) -> tuple[BatchPlan, NDArray[np.int32]]:
         """The step's global batch, and the tokens of this rank's samples."""
         plan = self._batches.plan(step)
-        own = BatchPlan(domains_M=plan.domains_M[self._own], windows_M=plan.windows_M[self._own])
-        return plan, self._batches.tokens(own)
+        return plan, self._batches.tokens(plan.part(self._own))
 
     def _logs(self, step: int) -> bool:
         train = self._recipe.train
