@@ -9,7 +9,7 @@ from data_prep.duplicates import Repeats
 from data_prep.errors import DataError, ResumeError
 from data_prep.files import sha256_file
 from data_prep.items import Item
-from data_prep.manifest import Domain, InputFile, Manifest, Shard, Source
+from data_prep.manifest import Domain, Dtype, InputFile, Manifest, Shard, Source
 from data_prep.plan import Plan, Record, read_record
 from data_prep.shards import check_documents, check_shard
 
@@ -95,12 +95,12 @@ def _surely_needed(done: list[Item], rest: list[Item], records: Mapping[Item, Re
     return sum(1 for _ in itertools.takewhile(lambda size: size <= reach, sizes))
 
 
-def usable_record(store: Path, plan: Plan, item: Item, located: Path | None) -> Record | None:
+def _usable_record(store: Path, dtype: Dtype, key: str, item: Item, located: Path | None) -> Record | None:
     """The item's record if its shards are still in place, None if the item has to be done.
 
     Raises ResumeError if the input file, where it lies on this machine, has changed since it was committed.
     """
-    record = read_record(store, item, plan.key)
+    record = read_record(store, item, key)
     if record is None:
         return None
     changed = located is not None and located.stat().st_mtime_ns != record.modified_ns
@@ -111,7 +111,7 @@ def usable_record(store: Path, plan: Plan, item: Item, located: Path | None) -> 
         )
     try:
         for path, shard in record_shards(store, record):
-            check_shard(path, shard.tokens, plan.tokenizer.dtype)
+            check_shard(path, shard.tokens, dtype)
             check_documents(path, shard.documents)
     except DataError:
         return None
@@ -121,8 +121,12 @@ def usable_record(store: Path, plan: Plan, item: Item, located: Path | None) -> 
 def usable_records(
     store: Path, plan: Plan, items: Iterable[Item], files: Mapping[str, Path]
 ) -> dict[Item, Record]:
-    """The records of those items that have a usable one; `files` tells where local files lie."""
-    found = ((item, usable_record(store, plan, item, files.get(item.path))) for item in items)
+    """The records of those items that have a usable one; `files` tells where local files lie.
+
+    Raises ResumeError if an input file that lies on this machine has changed since it was committed.
+    """
+    key, dtype = plan.key, plan.tokenizer.dtype
+    found = ((item, _usable_record(store, dtype, key, item, files.get(item.path))) for item in items)
     return {item: record for item, record in found if record is not None}
 
 

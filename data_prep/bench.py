@@ -1,24 +1,30 @@
-"""What preparing data costs: `prepare` against `datasets.map` with the same vocabulary on the same input.
+"""What preparing data costs: `prepare` against other ways with the same vocabulary on the same input.
 
-Two peers: `datasets.map` with Hugging Face's tokenizers, which is what the released code and most others do,
-and `datasets.map` around our own batch-encode call, which leaves only the pipelines to differ.
+Three peers: the released code's procedure; `datasets.map` with Hugging Face's tokenizers; and `datasets.map`
+around our own batch-encode call, which leaves only the pipelines to differ. In the same rounds the encoder
+alone is timed on one core, on texts in memory: what the whole preparation cannot exceed.
 """
 
-import contextlib
+import pickle
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from data_prep.bench_peers import Counts, mapped_in_batches, released_procedure
 from data_prep.errors import DataError
+from data_prep.items import split_of
 from data_prep.pipeline import prepare
+from data_prep.readers import Meter, kind_of, read_rows
 from data_prep.spec import PrepSpec
 from data_prep.tokenizers import Tokenizer, load_tokenizer
+from data_prep.units import BATCH_CHARACTERS, BATCH_DOCUMENTS
 
 OURS = "reweight prep"
+RELEASED = "released code's procedure"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,45 +43,100 @@ class PrepTiming:
     tokens: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrepComparison:
+    """All that was measured."""
+
+    ways: tuple[PrepTiming, ...]
+    """Ours first."""
+    engine: str
+    """Library that encodes."""
+    encoder_megabytes_per_s: float
+    """Median over the rounds, the encoder alone on one core with the texts in memory."""
+    share_of_encoder: float
+    """Median over the rounds of our speed a worker over the encoder's in the same round."""
+
+
+@dataclass(kw_only=True)
+class _Input:
+    """The files that every way reads."""
+
+    folder: Path
+    files: dict[str, list[str]]
+    """Split -> paths."""
+    batches: list[list[str]]
+    """Their texts, in the batches that a preparation encodes."""
+    text_bytes: int
+
+
 def compare_preparations(
     inputs: Sequence[Path],
     tokenizer: str,
     workers: int,
     rounds: int,
     advance: Callable[[int], None] | None = None,
-) -> list[PrepTiming]:
-    """Prepare SlimPajama-layout files in three ways, alternated, every time from nothing.
+    repeat: int = 1,
+) -> PrepComparison:
+    """Prepare SlimPajama-layout files in every way, alternated, every time from nothing.
+
+    `repeat` gives every way that many copies of the input, so that starting weighs less.
 
     Raises:
-        DataError: no .jsonl or .jsonl.zst file below `inputs`.
+        DataError: no .jsonl or .jsonl.zst file below `inputs`, or not in SlimPajama's layout.
     """
-    files = _json_files(inputs)
     encoder = load_tokenizer(tokenizer)
-    ways: dict[str, Callable[[Path], tuple[int, int, int]]] = {
-        OURS: lambda folder: _ours(inputs, tokenizer, workers, folder),
-        "datasets.map, Hugging Face tokenizers": lambda folder: _mapped(
-            files, encoder.reference(), workers, folder
+    with tempfile.TemporaryDirectory(prefix="reweight-bench-") as scratch:
+        given = _copied(inputs, Path(scratch) / "input", repeat)
+        ways = _ways(given, tokenizer, encoder, workers)
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        counts: dict[str, Counts] = {}
+        alone: list[float] = []
+        for done in range(rounds):
+            for name, way in ways.items():
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    start = time.perf_counter()
+                    counts[name] = way(Path(folder))
+                    seconds[name].append(time.perf_counter() - start)
+            alone.append(_encode_alone(encoder, given.batches))
+            if advance is not None:
+                advance(done + 1)
+    busy = min(workers, sum(map(len, given.files.values())))
+    return PrepComparison(
+        ways=tuple(_timing(name, seconds, counts, given.text_bytes) for name in ways),
+        engine=encoder.engine,
+        encoder_megabytes_per_s=given.text_bytes / 1e6 / statistics.median(alone),
+        share_of_encoder=statistics.median(
+            own / ours / busy for own, ours in zip(alone, seconds[OURS], strict=True)
         ),
-        "datasets.map, our batch encoder": lambda folder: _mapped(files, encoder, workers, folder),
+    )
+
+
+def _ways(
+    given: _Input, tokenizer: str, encoder: Tokenizer, workers: int
+) -> Mapping[str, Callable[[Path], Counts]]:
+    import datasets  # noqa: F401 - a second that should not be counted against the peers
+
+    every = [path for paths in given.files.values() for path in paths]
+    ways: dict[str, Callable[[Path], Counts]] = {
+        OURS: lambda folder: _ours(given.folder, tokenizer, workers, folder)
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    counts = {}
-    for done in range(rounds):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory(prefix="reweight-bench-") as scratch:
-                start = time.perf_counter()
-                counts[name] = way(Path(scratch))
-                seconds[name].append(time.perf_counter() - start)
-        if advance is not None:
-            advance(done + 1)
-    return [_timing(name, seconds, counts) for name in ways]
+    encoding = encoder.as_tiktoken()
+    if encoding is not None:
+        ways[RELEASED] = lambda folder: released_procedure(
+            given.files, encoding, encoder.info, workers, folder
+        )
+    return ways | {
+        "datasets.map, Hugging Face tokenizers": lambda folder: mapped_in_batches(
+            every, encoder.reference(), workers, folder
+        ),
+        "datasets.map, our batch encoder": lambda folder: mapped_in_batches(every, encoder, workers, folder),
+    }
 
 
 def _timing(
-    name: str, seconds: dict[str, list[float]], counts: dict[str, tuple[int, int, int]]
+    name: str, seconds: Mapping[str, list[float]], counts: Mapping[str, Counts], text_bytes: int
 ) -> PrepTiming:
-    documents, tokens, _ = counts[name]
-    text_bytes = counts[OURS][2]
+    documents, tokens = counts[name]
     ratios = [own / ours for own, ours in zip(seconds[name], seconds[OURS], strict=True)]
     return PrepTiming(
         name=name,
@@ -88,57 +149,61 @@ def _timing(
     )
 
 
-def _json_files(inputs: Sequence[Path]) -> list[str]:
-    files = [
-        path
-        for root in inputs
+def _copied(inputs: Sequence[Path], folder: Path, repeat: int) -> _Input:
+    """The input's files below `folder`, `repeat` times, and their texts."""
+    found = [
+        (path, Path(f"{number:03d}") / (path.name if root.is_file() else path.relative_to(root)))
+        for number, root in enumerate(inputs)
         for path in ([root] if root.is_file() else sorted(root.rglob("*.jsonl*")))
         if path.name.endswith((".jsonl", ".jsonl.zst"))
     ]
-    if not files:
+    if not found:
         raise DataError(
             f"no .jsonl or .jsonl.zst file in {', '.join(map(str, inputs))}; name one with --input"
         )
-    return [str(path) for path in files]
+    files: dict[str, list[str]] = {}
+    for number in range(repeat):
+        for path, relative in found:
+            copy = folder / f"{number:03d}" / relative
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            files.setdefault(split_of(relative.as_posix()) or "train", []).append(str(copy))
+    batches = _batches([path for path, _ in found])
+    text_bytes = sum(len(text.encode()) for batch in batches for text in batch)
+    return _Input(folder=folder, files=files, batches=batches * repeat, text_bytes=text_bytes * repeat)
 
 
-def _ours(inputs: Sequence[Path], tokenizer: str, workers: int, folder: Path) -> tuple[int, int, int]:
-    """Documents, tokens and bytes of text of a store made in `folder`."""
-    spec = PrepSpec(
-        dataset="slimpajama",
-        inputs=tuple(inputs),
-        out=folder / "store",
-        tokenizer=tokenizer,
-        workers=workers,
-    )
+def _batches(paths: Sequence[Path]) -> list[list[str]]:
+    batches: list[list[str]] = [[]]
+    size = 0
+    for path in paths:
+        kind = kind_of(path.name)
+        if kind is None:
+            raise AssertionError(f"{path} was chosen by its name")
+        for _, row in read_rows(path, kind, ("text",), Meter()):
+            text = row.get("text")
+            if not isinstance(text, str):
+                continue
+            if size >= BATCH_CHARACTERS or len(batches[-1]) >= BATCH_DOCUMENTS:
+                batches.append([])
+                size = 0
+            batches[-1].append(text)
+            size += len(text)
+    return batches
+
+
+def _encode_alone(encoder: Tokenizer, batches: Sequence[Sequence[str]]) -> float:
+    """Seconds to encode every batch with a new engine, whose building is not counted."""
+    fresh: Tokenizer = pickle.loads(pickle.dumps(encoder))
+    fresh.encode_flat(["An engine sets itself up on its first text."])
+    start = time.perf_counter()
+    for batch in batches:
+        fresh.encode_flat(batch)
+    return time.perf_counter() - start
+
+
+def _ours(folder: Path, tokenizer: str, workers: int, scratch: Path) -> Counts:
+    store = scratch / "store"
+    spec = PrepSpec(dataset="slimpajama", inputs=(folder,), out=store, tokenizer=tokenizer, workers=workers)
     domains = [domain for split in prepare(spec).manifest.splits.values() for domain in split.values()]
-    return (
-        sum(d.documents for d in domains),
-        sum(d.tokens for d in domains),
-        sum(d.bytes for d in domains),
-    )
-
-
-def _mapped(files: Sequence[str], tokenizer: Tokenizer, workers: int, folder: Path) -> tuple[int, int, int]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    end = tokenizer.info.end_of_text
-    with contextlib.redirect_stderr(None):
-        rows: Any = datasets.load_dataset(
-            "json", data_files=list(files), split="train", cache_dir=str(folder)
-        )
-        mapped: Any = rows.map(
-            _encode,
-            batched=True,
-            batch_size=1000,
-            num_proc=workers,
-            remove_columns=rows.column_names,
-            fn_kwargs={"tokenizer": tokenizer, "end_of_text": end},
-        )
-    return len(mapped), sum(mapped["length"]), 0
-
-
-def _encode(batch: dict[str, list[Any]], tokenizer: Tokenizer, end_of_text: int) -> dict[str, list[Any]]:
-    ids = [[*document.tolist(), end_of_text] for document in tokenizer.encode_batch(batch["text"])]
-    return {"ids": ids, "length": [len(document) for document in ids]}
+    return sum(d.documents for d in domains), sum(d.tokens for d in domains)

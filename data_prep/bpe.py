@@ -7,7 +7,7 @@ GPT-2's vocabulary travels as `vocab.bpe` + `encoder.json`, as `merges.txt` + `v
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,20 @@ def from_tokenizer_json(document: Any) -> ByteBpe | None:
     )
     if not plain or not gpt2 or len(added) != 1 or added[0].get("content") != END_OF_TEXT:
         return None
-    merges = [each.split(" ") if isinstance(each, str) else each for each in model.get("merges", [])]
-    return _checked(model.get("vocab"), merges, added[0].get("id"))
+    return _checked(model.get("vocab"), _pairs(model), added[0].get("id"))
+
+
+def of_model(model: Mapping[str, Any], specials: Collection[str]) -> ByteBpe | None:
+    """The byte-level BPE of a tokenizer.json's model, less its control tokens; None if it is of another kind.
+
+    Its end-of-text id is the next free one: nothing here says which control token that is.
+    """
+    vocab = {token: rank for token, rank in model["vocab"].items() if token not in specials}
+    return _checked(vocab, _pairs(model), max(vocab.values(), default=0) + 1)
+
+
+def _pairs(model: Mapping[str, Any]) -> list[Any]:
+    return [each.split(" ") if isinstance(each, str) else each for each in model.get("merges", [])]
 
 
 def read_json(path: Path) -> Any:

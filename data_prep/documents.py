@@ -61,19 +61,28 @@ def read_documents(
     for where, row in read_rows(path, item.kind, columns, meter):
         text = _value(where, row, text_keys, "the text", "--text-from")
         domain = _domain(where, row, item, rule, domain_keys)
+        # None is held while the next row is read: a document may be long.
+        del row
         if text is None:
             yield Document(text=None, domain=domain, split=item.split, bytes=0, digest=0)
             continue
         if not isinstance(text, str):
             raise DataError(f"{where}: '{text_field}' is {type(text).__name__}, not a string; {REMEDY}")
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: '{text_field}' holds half a surrogate pair at character {error.start}; {REMEDY}"
-            ) from None
+        data = _utf8(where, text, text_field)
         held_out = item.split == "train" and held_out_per_10000 > 0 and is_held_out(data, held_out_per_10000)
-        yield document_of(text, data, domain, "validation" if held_out else item.split)
+        document = document_of(text, data, domain, "validation" if held_out else item.split)
+        del text, data
+        yield document
+        del document
+
+
+def _utf8(where: str, text: str, field: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: '{field}' holds half a surrogate pair at character {error.start}; {REMEDY}"
+        ) from None
 
 
 def document_of(text: str, data: bytes, domain: str, split: str) -> Document:

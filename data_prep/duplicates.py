@@ -46,8 +46,9 @@ def count_repeats(
             for name, domain in splits.get("train", {}).items()
         ]
         # Sorted once for all other splits.
-        in_train = np.sort(np.concatenate([*train, np.empty(0, dtype=np.uint64)]))
+        in_train = np.concatenate([*train, np.empty(0, dtype=np.uint64)])
         del train
+        in_train.sort()
         for split, domains in splits.items():
             if split == "train":
                 continue

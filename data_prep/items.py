@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from data_prep.errors import DataError, UserError
-from data_prep.files import check_name, is_safe_name
+from data_prep.files import is_safe_name
 from data_prep.readers import KNOWN_SUFFIXES, Kind, kind_of
 
 SPLIT_NAMES: Mapping[str, str] = {
@@ -59,7 +59,12 @@ def folder_domain(path: str, fallback: str) -> str:
     """The domain a path names: its first folder that is not a split, else `fallback`."""
     folders = [part for part in PurePosixPath(path).parts[:-1] if part.lower() not in SPLIT_NAMES]
     domain = folders[0] if folders else fallback
-    return check_name(domain, f"{path}: the folder")
+    if not is_safe_name(domain):
+        raise DataError(
+            f"{path}: the folder {domain[:100]!r} cannot be a domain: rename it to 1 to 96 of "
+            "A-Z a-z 0-9 . _ -, or name the field that holds the domain with --domain-from"
+        )
+    return domain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,9 +156,7 @@ def find_local(
             fallbacks[relative] = base.name if is_safe_name(base.name) else "text"
     if not files:
         where = ", ".join(str(root) for root in inputs)
-        raise DataError(
-            f"{where}: no file that ends in {KNOWN_SUFFIXES}; check --input or the names"
-        )
+        raise DataError(f"{where}: no file that ends in {KNOWN_SUFFIXES}; check --input or the names")
     found = [
         Found(
             path=relative,

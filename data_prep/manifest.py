@@ -6,6 +6,7 @@ folder names, counts must add up, and the digest must match the content.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def read_manifest(store: Path) -> Manifest:
     Raises DataError, naming the remedy, if it is missing, damaged, edited or of another format.
     """
     path = store / MANIFEST_NAME
-    remedy = f"rebuild only what is damaged: `reweight prep --repair {store}`"
+    remedy = repair_command(store)
     try:
         if not path.is_file():
             raise DataError(_missing(store))
@@ -177,12 +178,19 @@ def read_manifest(store: Path) -> Manifest:
         raise DataError(f"{path}: {error}; {remedy}") from None
 
 
+def repair_command(store: Path) -> str:
+    """What to tell the user about a damaged store."""
+    return f"rebuild only what is damaged: `reweight prep --repair {shlex.quote(str(store))}`"
+
+
 def _missing(store: Path) -> str:
     if (store / ".prep").is_dir():
         return f"{store}: preparation has not finished; run the same `reweight prep` command again"
     if store.is_dir():
         return f"{store}: no manifest.json, so not a token store; `reweight prep DATASET --out DIR` makes one"
-    return f"{store}: no such token store; make it with `reweight prep DATASET --out {store}`"
+    return (
+        f"{store}: no such token store; make it with `reweight prep DATASET --out {shlex.quote(str(store))}`"
+    )
 
 
 def _manifest(document: object) -> Manifest:
@@ -193,7 +201,11 @@ def _manifest(document: object) -> Manifest:
             "prepare the data again into a new folder"
         )
     content = {key: value for key, value in top.items() if key != "digest"}
-    if top.raw("digest") != sha256_text(canonical_json(content)):
+    try:
+        digest = sha256_text(canonical_json(content))
+    except (ValueError, RecursionError) as error:  # NaN, half a surrogate pair
+        raise DataError(f"edited or damaged: no JSON that we write ({str(error)[:100]})") from None
+    if top.raw("digest") != digest:
         raise DataError("edited or damaged: the digest does not match the content")
     tokenizer = parse_tokenizer(top.sub("tokenizer"))
     dtype = top.raw("dtype")
@@ -258,8 +270,9 @@ def parse_domain(fields: Fields) -> Domain:
 
 
 def _shard(fields: Fields) -> Shard:
-    name = check_name(fields.raw("name"), f"{fields.where}.name")
+    name = fields.text("name")
     if SHARD_NAME.fullmatch(name) is None:
+        check_name(name, f"{fields.where}.name")
         raise DataError(f"{fields.where}.name is {name!r}, not NNNNN.npy")
     return Shard(
         name=name,

@@ -54,6 +54,15 @@ def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
         return work.whole()
 
 
+def rebuild(spec: PrepSpec, shares: int, progress: Report | None = None) -> Prepared:
+    """`prepare`, for a store whose bound was divided over `shares`, and with a new manifest in any case.
+
+    The old one stays until its source is known to be there.
+    """
+    with _working(spec, None, progress) as work:
+        return work.whole(shares, anew=True)
+
+
 def prepare_share(spec: PrepSpec, share: Share, progress: Report | None = None) -> ShareDone:
     """Do one share's input files, beside other machines that do theirs into the same or another folder.
 
@@ -110,12 +119,17 @@ class _Preparation:
         self._downloads = store / WORK / "downloads" / (share.label if share else "all")
         self._totals = Counts()
         self._done_before = self._total_bytes = 0
+        bounded = spec.limit_tokens is not None and share is not None
+        self._bound_parts = share.parts if bounded and share else 1
 
-    def whole(self) -> Prepared:
-        """Do what is left to do, and make the store."""
+    def whole(self, bound_parts: int = 1, anew: bool = False) -> Prepared:
+        """Do what is left to do, and make the store; `anew` whatever manifest there is."""
+        self._bound_parts = bound_parts
         drop_temporary(self._store)
         hub.drop_leftovers(self._downloads)
         source, tokenizer, plan = self._planned()
+        if anew:
+            (self._store / MANIFEST_NAME).unlink(missing_ok=True)
         records, built = self._build(source, tokenizer, plan)
         manifest = assemble_or_drop(self._store, plan, records)
         manifest = finish_store(self._store, plan.items, manifest, tokenizer, self._tell)
@@ -198,7 +212,6 @@ class _Preparation:
         return reopen_hub(spec, there.source, there.revision, there.items, there.sample_seed, self._downloads)
 
     def _plan(self, source: Source, tokenizer: TokenizerInfo) -> Plan:
-        bounded = self._spec.limit_tokens is not None and self._share is not None
         return Plan(
             dataset=self._spec.dataset,
             source=source.name,
@@ -209,7 +222,7 @@ class _Preparation:
             held_out_per_10000=source.held_out_per_10000,
             limit_tokens=self._spec.limit_tokens,
             sample_seed=source.sample_seed,
-            shares=self._share.parts if bounded and self._share else 1,
+            shares=self._bound_parts,
             tokenizer=tokenizer,
         )
 

@@ -13,6 +13,7 @@ from data_prep.errors import DataError, ResumeError
 from data_prep.fields import Fields
 from data_prep.files import (
     canonical_json,
+    check_name,
     create_text_atomically,
     sha256_text,
     write_text_atomically,
@@ -108,7 +109,13 @@ def read_plan(store: Path) -> Plan | None:
     document = _read(store / WORK / PLAN_NAME)
     if document is None:
         return None
-    plan = document.sub("plan")
+    try:
+        return _plan(document.sub("plan"))
+    except DataError as error:
+        raise _damaged(store, str(error)) from None
+
+
+def _plan(plan: Fields) -> Plan:
     return Plan(
         dataset=plan.text("dataset"),
         source=plan.text("source"),
@@ -129,19 +136,27 @@ def read_request(store: Path) -> PrepSpec | None:
     document = _read(store / WORK / PLAN_NAME)
     if document is None:
         return None
-    request = document.sub("request")
+    try:
+        return _request(store, document.sub("request"))
+    except DataError as error:
+        raise _damaged(store, str(error)) from None
+
+
+def _request(store: Path, request: Fields) -> PrepSpec:
     dataset = next((name for name in DATASETS if name == request.raw("dataset")), None)
     share, pairs, inputs = (request.raw(key) for key in ("validation_share", "split_map", "inputs"))
     if (
         dataset is None
         or not isinstance(share, float)
         or not isinstance(pairs, list)
+        or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
         or not isinstance(inputs, list)
+        or not all(isinstance(path, str) and "\0" not in path for path in inputs)
     ):
-        raise DataError(f"{store / WORK / PLAN_NAME}: damaged; delete {store} and prepare it again")
+        raise DataError("the request is not one")
     return PrepSpec(
         dataset=dataset,
-        inputs=tuple(Path(str(path)) for path in inputs),
+        inputs=tuple(Path(path) for path in inputs),
         out=store,
         tokenizer=request.text("tokenizer"),
         split_map=tuple((str(ours), str(theirs)) for ours, theirs in pairs),
@@ -218,7 +233,9 @@ def read_record(store: Path, item: Item, plan: str) -> Record | None:
             sha256=document.digest("sha256"),
             cap=document.optional_count("cap"),
             truncated=document.raw("truncated") is True,
-            domains={split: _domains(domains.sub(split)) for split, _ in domains.items()},
+            domains={
+                check_name(split, "split"): _domains(domains.sub(split)) for split, _ in domains.items()
+            },
         )
     except DataError:
         # A record that cannot be read commits nothing: the file is done again.
@@ -226,20 +243,28 @@ def read_record(store: Path, item: Item, plan: str) -> Record | None:
 
 
 def _domains(fields_of_split: Fields) -> dict[str, Domain]:
-    return {name: parse_domain(fields_of_split.sub(name)) for name, _ in fields_of_split.items()}
+    return {
+        check_name(name, "domain"): parse_domain(fields_of_split.sub(name))
+        for name, _ in fields_of_split.items()
+    }
 
 
 def _item(each: Fields) -> Item:
+    """Nothing in it may lead out of the store: split, domain and index become paths of shards, and the path
+    becomes one of a download."""
     kind = next((kind for kind in ITEM_KINDS if kind == each.raw("kind")), None)
     if kind is None:
         raise DataError(f"{each.where}.kind is {str(each.raw('kind'))[:40]!r}")
+    domain, path = each.raw("domain"), each.text("path")
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise DataError(f"{each.where}.path is {path[:100]!r}")
     return Item(
-        split=each.text("split"),
+        split=check_name(each.raw("split"), f"{each.where}.split"),
         index=each.count("index"),
-        path=each.text("path"),
+        path=path,
         kind=kind,
         bytes=each.count("bytes"),
-        domain=each.optional_text("domain"),
+        domain=None if domain is None else check_name(domain, f"{each.where}.domain"),
         sha256=each.optional_text("sha256"),
     )
 
@@ -251,7 +276,11 @@ def _read(path: Path) -> Fields | None:
         return Fields(json.loads(path.read_bytes()), path.name)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and the disk") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: damaged ({error}); delete {path.parent.parent} and prepare it again"
-        ) from None
+    except (ValueError, RecursionError, DataError) as error:
+        raise _damaged(path.parent.parent, str(error)) from None
+
+
+def _damaged(store: Path, what: str) -> DataError:
+    return DataError(
+        f"{store / WORK / PLAN_NAME}: damaged ({what[:200]}); delete {store} and prepare it again"
+    )

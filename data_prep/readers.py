@@ -33,7 +33,9 @@ READ_BYTES = 1 << 14
 HASH_BYTES = 1 << 20
 GZIP = 31
 """zlib's code for a gzip header and a window of any size."""
-MAX_LINE_BYTES = 1 << 30
+MAX_DOCUMENT_BYTES = 1 << 28
+"""Of a line, or a text file. 200 MB of ASCII cost 1.3 GB for a moment; with one character above U+FFFF, for
+which Python holds all of them at 4 bytes each, 2.3 GB."""
 PARQUET_ROWS = 256
 PARQUET_BYTES = 8 << 20
 """Text of the rows that are decoded at a time, as far as a row group's mean size tells."""
@@ -155,35 +157,55 @@ def _lines(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
         first, *rest = block.split(b"\n")
         parts.append(first)
         held += len(first)
-        if held > MAX_LINE_BYTES:
-            raise DataError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes; is this jsonl?")
+        if held > MAX_DOCUMENT_BYTES:
+            raise DataError(
+                f"{path}: a line is longer than {MAX_DOCUMENT_BYTES} bytes; if it is jsonl at all, {REMEDY}"
+            )
         if rest:
-            yield b"".join(parts)
+            yield _joined(parts)
             yield from rest[:-1]
             parts, held = [rest[-1]], len(rest[-1])
     if held:
-        yield b"".join(parts)
+        yield _joined(parts)
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    """The parts end to end; the list is emptied, for a line may be long and nobody needs it twice."""
+    line = b"".join(parts)
+    parts.clear()
+    return line
 
 
 def _json_lines(path: Path, blocks: Iterator[bytes]) -> Iterator[tuple[str, Row]]:
     offset = number = 0
-    for number, line in enumerate(_lines(path, blocks), start=1):
-        where = f"{path} line {number}"
-        if not line.isspace() and line:
-            row = _json_row(where, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, offset)
+    # Not enumerate, which keeps what it gave last. Nothing here holds a line while its record is in use.
+    for line in _lines(path, blocks):
+        number += 1
+        where, size = f"{path} line {number}", len(line)
+        text = "" if line.isspace() else _decoded(where, line, offset).removeprefix("\ufeff" * (number == 1))
+        del line
+        offset += size + 1
+        if text:
+            row = _json_row(where, text)
+            del text
             yield where, row
-        offset += len(line) + 1
+            del row
     if number == 0:
         raise DataError(f"{path}: empty file; {REMEDY}")
 
 
-def _json_row(where: str, line: bytes, offset: int) -> Row:
+def _decoded(where: str, line: bytes, offset: int) -> str:
     try:
-        row = json.loads(line.decode("utf-8"))
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: invalid UTF-8 at byte {offset + error.start} of the text; {REMEDY}"
         ) from None
+
+
+def _json_row(where: str, text: str) -> Row:
+    try:
+        row = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({str(error)[:80]}); {REMEDY}") from None
     if not isinstance(row, dict):
@@ -192,7 +214,14 @@ def _json_row(where: str, line: bytes, offset: int) -> Row:
 
 
 def _text(path: Path, blocks: Iterator[bytes]) -> str:
-    data = b"".join(blocks)
+    data = bytearray()
+    for block in blocks:
+        data += block
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise DataError(
+                f"{path}: a text file is one document, and this is longer than {MAX_DOCUMENT_BYTES} bytes; "
+                "split it, or make it jsonl of shorter documents"
+            )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -228,7 +257,9 @@ def _parquet(path: Path, columns: tuple[str, ...], meter: Meter) -> Iterator[tup
                     for row in batch.to_pylist():
                         yield f"{path} row {number}", row
                         number += 1
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; what arrow finds wrong with a file has no number
         raise DataError(f"{where}: corrupt parquet ({str(error).splitlines()[0][:160]}); {REMEDY}") from None
 
 

@@ -20,6 +20,8 @@ from data_prep.spec import PrepSpec
 
 SAMPLE_BYTES = 32 << 20
 """Text that a bpe:VOCAB tokenizer is trained on, spread evenly over the training files."""
+SAMPLE_DOCUMENT = 1 << 22
+"""Characters of one document in the sample, at most: the trainer holds many times what it gets at once."""
 SAMPLE_FILES = 256
 SAMPLE_HUB_FILES = 4
 """Files the sample is taken from, at most: a hub file must be downloaded first."""
@@ -288,7 +290,7 @@ def sample_texts(source: Source) -> Iterator[str]:
         for document in source.reader.documents(item, source.locate(item), Meter()):
             if document.text is None or document.split != "train":
                 continue
-            yield document.text
+            yield document.text[:SAMPLE_DOCUMENT]
             left -= document.bytes
             if left <= 0:
                 break

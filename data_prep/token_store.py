@@ -27,6 +27,7 @@ from data_prep.manifest import (
     Source,
     TokenizerInfo,
     read_manifest,
+    repair_command,
     write_manifest,
 )
 from data_prep.shard_files import check_shards
@@ -83,7 +84,7 @@ class TokenStore:
                 store.manifest.dtype,
             )
         except DataError as error:
-            raise DataError(f"{error}; {_repair(path)}") from None
+            raise DataError(f"{error}; {repair_command(path)}") from None
         return store
 
     @property
@@ -129,7 +130,7 @@ class TokenStore:
         if reader is None:
             self.domains(split)
             reader = self._readers[split] = WindowReader(
-                self.path / split, self.manifest.splits[split], self.manifest.dtype, _repair(self.path)
+                self.path / split, self.manifest.splits[split], self.manifest.dtype, repair_command(self.path)
             )
         return reader
 
@@ -177,7 +178,7 @@ def verify_store(
     try:
         store = TokenStore(path, read_manifest(path))
     except DataError as error:
-        return [Problem(path=path / MANIFEST_NAME, what=str(error), remedy=_repair(path))]
+        return [Problem(path=path / MANIFEST_NAME, what=str(error), remedy=repair_command(path))]
     chosen = set(store.manifest.splits if splits is None else splits)
     for split in chosen:
         store.domains(split)
@@ -206,10 +207,10 @@ def verify_store(
         ):
             wrong = _file_problem(file, digest, check, advance)
             if wrong:
-                problems.append(Problem(path=file, what=wrong, remedy=_repair(path)))
+                problems.append(Problem(path=file, what=wrong, remedy=repair_command(path)))
     for split in sorted(chosen):
         strays = sorted(set((path / split).glob("*/*")) - known)
-        problems += [Problem(path=p, what="not in the manifest", remedy=_repair(path)) for p in strays]
+        problems += [Problem(path=p, what="not in the manifest", remedy=repair_command(path)) for p in strays]
     return problems
 
 
@@ -218,7 +219,7 @@ def _tokenizer_problems(store: TokenStore) -> list[Problem]:
     if expected is None or (file.is_file() and sha256_file(file) == expected):
         return []
     what = "changed since it was written" if file.is_file() else "missing"
-    return [Problem(path=file, what=what, remedy=_repair(store.path))]
+    return [Problem(path=file, what=what, remedy=repair_command(store.path))]
 
 
 def _file_problem(
@@ -234,10 +235,6 @@ def _file_problem(
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if found == digest else f"content changed: sha256 {found[:12]}…, not {digest[:12]}…"
-
-
-def _repair(path: Path) -> str:
-    return f"rebuild only what is damaged: `reweight prep --repair {path}`"
 
 
 def write_store(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from data_prep.errors import DataError
 from data_prep.items import Item
 from data_prep.manifest import Domain, Dtype
 from data_prep.plan import Record, write_record
-from data_prep.readers import HASH_BYTES, Meter
+from data_prep.readers import HASH_BYTES, REMEDY, Meter
 from data_prep.shards import ShardWriter, shard_name, sync_folders
 from data_prep.sources import Reader
 from data_prep.tokenizers import Tokenizer
@@ -67,7 +68,7 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
         pending.input_bytes += count
 
     meter = Meter(advance)
-    modified = _modified_ns(task.located)
+    before = _stamp(task.located)
     output = _Output(shop, task)
     try:
         documents = shop.reader.documents(task.item, task.located, meter)
@@ -75,14 +76,21 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
             done = output.add(batch)
             tick(replace(done, input_bytes=pending.input_bytes))
             pending = Counts()
+            # A document may be long: none is held while the next is read.
+            del batch
             if output.truncated:
                 break
         digest, size = _whole_digest(meter, task.located, output.truncated)
+        if _stamp(task.located) != before:
+            raise DataError(
+                f"{task.located}: changed while it was read; "
+                "when whatever writes it has ended, run the same command again"
+            )
         record = Record(
             path=task.item.path,
             plan=shop.plan,
             input_bytes=size,
-            modified_ns=modified,
+            modified_ns=before.modified_ns if before else None,
             sha256=digest,
             cap=task.cap,
             truncated=output.truncated,
@@ -95,13 +103,23 @@ def do_task(shop: Workshop, task: Task, tick: Tick) -> Record:
     return record
 
 
-def _modified_ns(located: Path | None) -> int | None:
+@dataclass(frozen=True, kw_only=True)
+class _Stamp:
+    """What changes with the content of a file."""
+
+    file: int
+    bytes: int
+    modified_ns: int
+
+
+def _stamp(located: Path | None) -> _Stamp | None:
     if located is None:
         return None
     try:
-        return located.stat().st_mtime_ns
+        found = located.stat()
     except OSError as error:
-        raise DataError(f"{located}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{located}: cannot be read ({error.strerror}); {REMEDY}") from None
+    return _Stamp(file=found.st_ino, bytes=found.st_size, modified_ns=found.st_mtime_ns)
 
 
 def _whole_digest(meter: Meter, located: Path | None, truncated: bool) -> tuple[str, int]:
@@ -121,6 +139,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     for document in documents:
         batch.append(document)
         size += len(document.text or "")
+        del document
         if size >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
             yield batch
             batch, size = [], 0
@@ -137,7 +156,7 @@ class _Group:
     """What one batch holds for one split and domain."""
 
     documents: list[Document] = field(default_factory=list)
-    ids: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
     """Ids of all documents, each followed by the end-of-text id."""
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Ids of each document, its end-of-text id included."""
@@ -194,6 +213,8 @@ class _Output:
         for group in groups.values():
             texts = [document.text or "" for document in group.documents]
             ids, lengths = self._shop.tokenizer.encode_flat(texts)
+            # In the shard's type from here: of a long document there may be hundreds of megabytes.
+            ids = ids.astype(self._dtype)
             group.ids = np.insert(ids, np.cumsum(lengths), end)
             group.lengths = lengths + 1
         return groups

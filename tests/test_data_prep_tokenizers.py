@@ -4,15 +4,17 @@ import json
 import pickle
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import prep_inputs
 import pytest
 
-from data_prep import bpe, tokenizers
-from data_prep.errors import DataError, HubError, UserError
-from data_prep.tokenizers import Tokenizer, load_tokenizer, split_safely, train_bpe
+from data_prep import bpe, engines, tokenizers
+from data_prep.errors import DataError, UserError
+from data_prep.schemes import Scheme
+from data_prep.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
 ADVERSARIAL = [
     "",
@@ -47,7 +49,7 @@ def _corpus() -> list[str]:
 
 
 def _same(tokenizer: Tokenizer, texts: list[str]) -> None:
-    assert tokenizer.fast
+    assert tokenizer.engine == "fastokens"
     fast, reference = tokenizer.encode_batch(texts), tokenizer.reference().encode_batch(texts)
     for text, a, b in zip(texts, fast, reference, strict=True):
         assert a.tolist() == b.tolist(), text[:80]
@@ -143,7 +145,7 @@ def test_pickling_keeps_the_ids(trained: Tokenizer) -> None:
     )
 
 
-def test_merges_that_ranks_cannot_express_use_the_reference(tmp_path: Path) -> None:
+def test_merges_that_ranks_cannot_express_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # "abc" may only come from (a, bc), but "ab" is merged first: the list leaves [ab, c], while a
     # rank-ordered BPE would join them, as their bytes are the token abc.
     folder = prep_inputs.tokenizer_folder(tmp_path / "odd")
@@ -152,19 +154,51 @@ def test_merges_that_ranks_cannot_express_use_the_reference(tmp_path: Path) -> N
     (folder / "encoder.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     tokenizer = load_tokenizer(folder)
-    assert not tokenizer.fast
     assert tokenizer.encode_batch(["abc"])[0].tolist() == [256, ord("c")]
+    # tiktoken orders merges by rank, so it must not stand in.
+    assert tokenizer.as_tiktoken() is None
+    monkeypatch.setattr(engines, "LIBRARIES", engines.LIBRARIES[1:])
+    again = load_tokenizer(folder)
+    assert again.engine == "reference"
+    assert again.encode_batch(["abc"])[0].tolist() == [256, ord("c")]
 
 
-def test_long_texts_are_cut_where_no_token_spans(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = " ".join(ADVERSARIAL) * 3
-    whole = trained.encode_batch([text])[0]
-    parts = split_safely(text, 50)
-    assert len(parts) > 20
-    assert "".join(parts) == text
-    monkeypatch.setattr(tokenizers, "CHUNK_CHARACTERS", 50)
-    monkeypatch.setattr(split_safely, "__defaults__", (50,))
-    assert trained.encode_batch([text])[0].tolist() == whole.tolist()
+def test_an_engine_that_errs_or_is_missing_is_passed_over(
+    trained: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = trained.encode_batch(ADVERSARIAL)
+
+    class Wrong:
+        """Equal to the reference but for one id of one probe."""
+
+        def __init__(self, scheme: Scheme) -> None:
+            self._right = engines._Fastokens(scheme)
+
+        def flat(self, texts: Sequence[str]) -> engines.Flat:
+            ids, lengths = self._right.flat(texts)
+            changed = ids.copy()
+            changed[-1] ^= 1
+            return changed, lengths
+
+    def missing(_: Scheme) -> Wrong:
+        raise ImportError("no wheel for this machine")
+
+    for first in (Wrong, missing):
+        copy = pickle.loads(pickle.dumps(trained))
+        monkeypatch.setattr(engines, "LIBRARIES", (("fastokens", first), ("tiktoken", engines._Tiktoken)))
+        assert copy.engine == "tiktoken"
+        for a, b in zip(copy.encode_batch(ADVERSARIAL), expected, strict=True):
+            assert a.tolist() == b.tolist()
+
+
+def test_flat_ids_are_the_batch_end_to_end(trained: Tokenizer) -> None:
+    each = trained.reference().encode_batch(ADVERSARIAL)
+    ids, lengths = trained.encode_flat(ADVERSARIAL)
+    assert ids.tolist() == [i for one in each for i in one.tolist()]
+    assert lengths.tolist() == [len(one) for one in each]
+    assert (ids.dtype, lengths.dtype) == (np.uint32, np.int64)
+    empty, none = trained.encode_flat([])
+    assert (empty.shape, none.shape, trained.encode_batch([])) == ((0,), (0,), [])
 
 
 def test_long_runs_stay_linear_enough(trained: Tokenizer) -> None:
@@ -174,7 +208,8 @@ def test_long_runs_stay_linear_enough(trained: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["bpe:", "bpe:12", "bpe:x", "bpe:-5", "bpe:99999999999999", "bpe:٣٠٠٠", "gpt3", ""]
+    "spec",
+    ["bpe:", "bpe:12", "bpe:x", "bpe:-5", "bpe:99999999999999", "bpe:٣٠٠٠", "gpt3", "", "hub:", "hub:a/b@"],
 )
 def test_a_spec_of_no_kind_is_a_usage_error(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,24 +235,6 @@ def test_missing_and_damaged_files_are_data_errors(tmp_path: Path) -> None:
         assert str(tmp_path / path) in str(caught.value)
 
 
-def test_gpt2_from_the_hub_is_checked_against_its_digest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load_tokenizer(prep_inputs.tokenizer_folder(tmp_path / "x")).save(tmp_path / "tokenizer.json")
-    asked: list[tuple[str, str, str]] = []
-
-    def fake(repository: str, path: str, *, revision: str, **_: object) -> str:
-        asked.append((repository, path, revision))
-        return str(tmp_path / "tokenizer.json")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fake)
-    with pytest.raises(HubError, match=r"not GPT-2's vocabulary; .*--tokenizer PATH"):
-        load_tokenizer("gpt2")
-    assert asked == [("openai-community/gpt2", "tokenizer.json", tokenizers.GPT2_REVISION)]
-    monkeypatch.setattr(tokenizers, "GPT2_DIGEST", load_tokenizer(tmp_path / "tokenizer.json").sha256)
-    assert load_tokenizer("gpt2").name == "gpt2"
-
-
 def test_a_generic_tokenizer_runs_on_the_reference(tmp_path: Path) -> None:
     import tokenizers as library
 
@@ -227,6 +244,27 @@ def test_a_generic_tokenizer_runs_on_the_reference(tmp_path: Path) -> None:
     built.add_special_tokens(["</s>"])
     built.save(str(tmp_path / "words.json"))
     tokenizer = load_tokenizer(tmp_path / "words.json")
-    assert (tokenizer.fast, tokenizer.end_of_text, tokenizer.vocab_size) == (False, 3, 8)
+    assert (tokenizer.engine, tokenizer.end_of_text, tokenizer.vocab_size) == ("reference", 3, 8)
     # "</s>" inside a text is split as text (Whitespace groups punctuation: "</", "s", ">"), never id 3.
     assert 3 not in tokenizer.encode_batch(["hello </s> world"])[0].tolist()
+
+
+def test_a_tokenizer_that_ends_documents_from_text_is_refused(tmp_path: Path) -> None:
+    import tokenizers as library
+
+    # Splitting at white space alone leaves "</s>" a word, and it is in the vocabulary: id 3 out of text.
+    built = library.Tokenizer(library.models.WordLevel({"<unk>": 0, "a": 1, "</s>": 3}, unk_token="<unk>"))
+    built.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    built.save(str(tmp_path / "words.json"))
+    tokenizer = load_tokenizer(tmp_path / "words.json")
+    assert tokenizer.encode_batch(["a b"])[0].tolist() == [1, 0]
+    with pytest.raises(DataError, match="yields its end-of-text id 3"):
+        tokenizer.encode_batch(["a </s> a"])
+
+
+def test_a_sentencepiece_model_is_told_how_to_convert(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    for spec in (tmp_path, tmp_path / "tokenizer.model"):
+        with pytest.raises(DataError, match=r"SentencePiece model.*save_pretrained\('DIR'\)") as caught:
+            load_tokenizer(spec)
+        assert "\n" not in str(caught.value)

@@ -197,25 +197,51 @@ def _target(ratio: Ratio) -> str:
 
 @command.command("prep")
 @click.option("--input", "inputs", multiple=True, required=True, type=UserPath(exists=True))
-@click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, or a folder with the vocabulary.")
+@click.option("--tokenizer", default="gpt2", show_default=True, help="As `reweight prep` takes it.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Copies of the input that every way prepares; starting processes weighs less with more.",
+)
 @json_option
-def prep(inputs: tuple[Path, ...], tokenizer: str, workers: int, rounds: int, as_json: bool) -> None:
-    """Preparing SlimPajama-layout files, against `datasets.map` with the same vocabulary."""
+def prep(
+    inputs: tuple[Path, ...], tokenizer: str, workers: int, rounds: int, repeat: int, as_json: bool
+) -> None:
+    """Preparing SlimPajama-layout files, against the released code's procedure and `datasets.map`.
+
+    Every way starts from nothing, reads, decompresses, tokenizes and writes; the last line tells how fast
+    the encoder alone is on one core, and how much of that a worker reaches.
+    """
     from data_prep.bench import compare_preparations
 
     with progress("bench prep", rounds, "rounds") as line:
-        timings = compare_preparations(inputs, tokenizer, workers, rounds, line.update)
+        result = compare_preparations(inputs, tokenizer, workers, rounds, line.update, repeat)
     if as_json:
-        emit_json({"workers": workers, "rounds": rounds, "variants": [asdict(t) for t in timings]})
+        settings = {"workers": workers, "rounds": rounds, "repeat": repeat}
+        document = asdict(result)
+        emit_json(settings | {"variants": document.pop("ways")} | document)
         return
     rows = [
-        (t.name, f"{t.documents:,}", f"{t.tokens:,}", f"{t.megabytes_per_s:.2f}", f"{t.ratio:.2f}")
-        for t in timings
+        (
+            t.name,
+            f"{t.documents:,}",
+            f"{t.tokens:,}",
+            f"{t.megabytes_per_s:.2f}",
+            f"{t.ratio:.2f}",
+            f"{t.low:.2f} to {t.high:.2f}",
+        )
+        for t in result.ways
     ]
-    print_table(
-        f"{rounds} rounds, {workers} workers",
-        ("way", "documents", "tokens", "MB/s", "time over ours"),
-        rows,
+    columns = ("way", "documents", "tokens", "MB/s", "time over ours", "all")
+    print_table(f"{rounds} rounds, {workers} workers, input {repeat} time(s)", columns, rows)
+    click.echo(
+        f"{result.engine} alone: {result.encoder_megabytes_per_s:.1f} MB/s on one core; "
+        f"a worker of the whole preparation reaches {result.share_of_encoder:.0%} of it"
     )
+
+
+from reproduce.cli import bench_read as bench_read  # noqa: E402 (registers `bench read`)
