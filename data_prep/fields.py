@@ -5,7 +5,6 @@ from typing import Any
 
 from data_prep.errors import DataError
 
-
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
