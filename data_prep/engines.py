@@ -6,6 +6,7 @@ every other tokenizer. An engine is used only after it has given the reference's
 chosen to tell pre-tokenizers and merges apart; the tests compare them on far more.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_prep import bpe
 from data_prep.longtext import PART, encode_long
-from data_prep.schemes import PATTERNS, SPACE, Scheme
+from data_prep.schemes import SPACE, Scheme, is_settled
 
 Ids = NDArray[np.uint32]
 Flat = tuple[Ids, NDArray[np.int64]]
@@ -48,12 +49,28 @@ class _Fastokens:
         # Read once, when the library first encodes: processes share the work, and its threads do not
         # survive a fork. A user's own setting stays.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
+        self._scheme = scheme
+        self._tokenizer = self._made()
+
+    def _made(self, one_pattern: bool = True) -> Any:
         import fastokens
 
-        self._tokenizer = fastokens.Tokenizer.from_json_str(json.dumps(scheme.fast_document()))
+        return fastokens.Tokenizer.from_json_str(json.dumps(self._scheme.fast_document(one_pattern)))
+
+    @functools.cached_property
+    def _for_unsettled(self) -> Any:
+        return self._made(one_pattern=False)
 
     def flat(self, texts: Sequence[str]) -> Flat:
-        ids, ends = self._tokenizer.encode_batch_flat(list(texts), False, True)
+        if self._scheme.kind != "starcoder" or all(map(is_settled, texts)):
+            return self._encoded(self._tokenizer, texts)
+        both = [self._tokenizer if is_settled(text) else self._for_unsettled for text in texts]
+        each = [self._encoded(tokenizer, [text])[0] for tokenizer, text in zip(both, texts, strict=True)]
+        return _joined(each)
+
+    @staticmethod
+    def _encoded(tokenizer: Any, texts: Sequence[str]) -> Flat:
+        ids, ends = tokenizer.encode_batch_flat(list(texts), False, True)
         return np.frombuffer(ids, dtype="<u4"), np.diff(np.frombuffer(ends, dtype="<i8"))
 
 
@@ -74,12 +91,10 @@ def tiktoken_encoding(scheme: Scheme) -> Any:
     controls = [token["content"] for token in scheme.document["added_tokens"]]
     model = bpe.of_model(scheme.document["model"], controls)
     # The proof takes a second for 50,000 merges.
-    if scheme.kind not in PATTERNS or model is None or not model.merges_by_rank():
+    if scheme.kind != "gpt2" or model is None or not model.merges_by_rank():
         return None
     # Built from the ranks at hand: tiktoken's own registry would download them.
-    return tiktoken.Encoding(
-        "reweight", pat_str=PATTERNS[scheme.kind], mergeable_ranks=model.ranks(), special_tokens={}
-    )
+    return tiktoken.Encoding("reweight", pat_str=bpe.PIECES, mergeable_ranks=model.ranks(), special_tokens={})
 
 
 class FastEngine:

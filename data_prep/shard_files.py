@@ -7,8 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +15,7 @@ import numpy as np
 
 from data_prep.errors import DataError
 from data_prep.manifest import Domain, Dtype
-from data_prep.shards import check_shard, disk_dtype
+from data_prep.shards import check_shard, disk_dtype, shard_header
 
 MAX_OPEN_FILES = 1024
 """Descriptors kept at a time, where the process may have several times as many."""
@@ -133,25 +131,6 @@ def _is_shard(descriptor: int, tokens: int, dtype: Dtype) -> bool:
 def _explain(path: Path, tokens: int, dtype: Dtype, reason: str | None) -> NoReturn:
     check_shard(path, tokens, dtype)
     raise DataError(f"{path}: cannot be read ({reason})")
-
-
-@lru_cache
-def _header_of_none(dtype: Dtype) -> bytes:
-    stream = BytesIO()
-    header = {"descr": disk_dtype(dtype).str, "fortran_order": False, "shape": (0,)}
-    np.lib.format.write_array_header_1_0(stream, header)
-    return stream.getvalue()
-
-
-def shard_header(tokens: int, dtype: Dtype) -> bytes:
-    """The .npy header of a shard, made from that of an empty one: numpy's own takes ten times as long.
-
-    numpy pads the header for a growing first axis, so digits take the place of spaces.
-    """
-    digits = b"%d" % tokens
-    start, _, rest = _header_of_none(dtype).partition(b"(0,)")
-    spaces = rest.rstrip(b"\n").removesuffix(b" " * (len(digits) - 1))
-    return start + b"(" + digits + b",)" + spaces + b"\n"
 
 
 def check_shards(shards: Iterable[tuple[str, int]], dtype: Dtype) -> None:

@@ -148,6 +148,11 @@ def sync_folders(shards: Sequence[Path]) -> None:
         sync_folder(folder)
 
 
+def shard_header(tokens: int, dtype: Dtype) -> bytes:
+    """What a shard of so many ids begins with."""
+    return _header(disk_dtype(dtype), (tokens,))
+
+
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """The one .npy header of a shard: numpy pads it, so its size does not depend on the number of rows."""
     before, after = _empty_header(dtype.str, shape[1:])

@@ -158,7 +158,7 @@ def load_tokenizer(
     if isinstance(spec, Path) or "/" in spec or spec.endswith((".json", ".model")):
         raise DataError(f"{spec}: no such tokenizer file or folder; check --tokenizer")
     raise UserError(
-        f"--tokenizer {spec!r:.200} is none of {', '.join(REPOSITORIES)}, bpe:VOCAB, hub:OWNER/NAME, "
+        f"--tokenizer {spec!r:.200} is none of gpt2, bpe:VOCAB, llama2, starcoder, hub:OWNER/NAME, "
         "or an existing file or folder"
     )
 
@@ -287,7 +287,7 @@ def _from_hub(spec: str) -> Tokenizer:
     from data_prep.hub import download, resolve_commit
 
     repository, revision = REPOSITORIES.get(spec) or _hub_spec(spec)
-    remedy = "--tokenizer PATH, a file or folder of this machine, works offline"
+    remedy = "--tokenizer PATH works offline"
     commit = resolve_commit(repository, revision, remedy, kind="model")
     tokenizer = _from_file(download(repository, "model", commit, "tokenizer.json", remedy), spec)
     if spec == "gpt2" and tokenizer.sha256 != GPT2_DIGEST:

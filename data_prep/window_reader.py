@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from data_prep.errors import DataError
 from data_prep.manifest import Domain, Dtype
-from data_prep.shard_files import OpenShard, ShardFiles, shard_header
-from data_prep.shards import disk_dtype
+from data_prep.shard_files import OpenShard, ShardFiles
+from data_prep.shards import disk_dtype, shard_header
 
 PIECES_A_TURN = 32
 """Reads between two times that advice is given: both in turn keep the queue of a disk evenly full."""

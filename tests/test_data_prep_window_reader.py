@@ -16,8 +16,8 @@ from data_prep.batches import Batches, BatchPlan
 from data_prep.bench_read import process_memory
 from data_prep.errors import DataError
 from data_prep.manifest import TokenizerInfo, read_manifest
-from data_prep.shard_files import check_shards, shard_header
-from data_prep.shards import ShardWriter, check_shard, disk_dtype
+from data_prep.shard_files import check_shards
+from data_prep.shards import ShardWriter, check_shard, disk_dtype, shard_header
 from data_prep.token_store import TokenStore, write_store
 
 SMALL = TokenizerInfo(name="small", sha256="0" * 64, vocab_size=1000, end_of_text=999)
