@@ -1,4 +1,7 @@
-"""Shared fixtures: a tiny token store, a tiny recipe. No network, one thread, nothing outside tmp_path."""
+"""Shared fixtures: a tiny token store, a tiny recipe, the command line.
+
+No network, one thread, nothing outside tmp_path.
+"""
 
 import os
 import signal
@@ -18,6 +21,9 @@ import pytest
 
 from data_prep.manifest import TokenizerInfo
 from data_prep.token_store import TokenStore, write_store
+
+# So that its assertions too say what they compared.
+pytest.register_assert_rewrite("prep_cli")
 
 DOMAINS = ("code", "prose", "tables")
 VOCAB = 64
@@ -83,5 +89,32 @@ def reweight(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         code = int(run([str(a) for a in arguments]))
         out, err = capfd.readouterr()
         return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncing is for power cuts: after a kill the kernel still holds everything."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def vocab(tmp_path: Path) -> Path:
+    """A tokenizer folder of 265 ids."""
+    import prep_inputs
+
+    return prep_inputs.tokenizer_folder(tmp_path / "vocab")
+
+
+@pytest.fixture
+def prep(
+    reweight: Callable[..., tuple[int, str, str]], tmp_path: Path, vocab: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`reweight prep` of a data set in tmp_path/in into tmp_path/store, with further arguments."""
+
+    def call(*arguments: object, dataset: str = "local") -> tuple[int, str, str]:
+        source = ("--input", tmp_path / "in", "--tokenizer", vocab, "--workers", 1)
+        return reweight("prep", dataset, *source, "--out", tmp_path / "store", *arguments)
 
     return call

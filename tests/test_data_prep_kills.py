@@ -99,12 +99,6 @@ def sweep(
         assert {path: after[path] for path in before} == before, at
 
 
-@pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Syncing is for power cuts: after a kill the kernel still holds everything."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.mark.usefixtures("no_sync")
 def test_dead_at_any_change_of_the_file_system(spec: PrepSpec, tmp_path: Path) -> None:
     whole = replace(spec, out=tmp_path / "whole")
