@@ -86,7 +86,11 @@ def test_verify_names_what_is_wrong_and_repair_mends_it(
             "nowhere: no such",
         ),
         (["prep", "embedded", "--tokenizer", "./nowhere", "--out", "x"], 3, "no such tokenizer"),
-        (["prep", "embedded", "--tokenizer", "llama", "--out", "x"], 2, "none of gpt2, bpe:VOCAB"),
+        (
+            ["prep", "embedded", "--tokenizer", "llama", "--out", "x"],
+            2,
+            "is none of gpt2, llama2, starcoder, bpe:VOCAB",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_an_exit_code(
@@ -132,7 +136,7 @@ def test_no_network_is_exit_4_with_the_way_out(
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
     out = ["--out", str(tmp_path / "x")]
     assert run(["prep", "embedded", *out]) == 4
-    assert "--tokenizer PATH works offline" in capsys.readouterr().err
+    assert "--tokenizer PATH, a file or folder of this machine, works offline" in capsys.readouterr().err
     assert run(["prep", "slimpajama", *out]) == 4
     message = capsys.readouterr().err
     assert "DKYoon/SlimPajama-6B at main: offline mode is on" in message

@@ -304,7 +304,7 @@ def test_a_hub_run_resumes_at_its_pinned_commit_without_asking_again(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fake)
     monkeypatch.setattr(hub, "resolve_commit", lambda *_: "c" * 40)
-    monkeypatch.setattr(hub, "list_files", lambda *_: files)
+    monkeypatch.setattr(hub, "list_files", lambda *_, **__: files)
     remote = replace(spec, inputs=())
     with pytest.raises(HubError):
         prepare(remote)
