@@ -20,8 +20,8 @@ Kind = Literal["gpt2", "starcoder", "llama2"]
 
 DIGIT_PIECES = r"'(?:[sdmt]|ll|ve|re)|\p{N}| ?\p{L}++| ?[^\s\p{L}\p{N}]++|\s++(?=\p{N})|\s++$|\s+(?!\S)|\s"
 """Starcoder's pre-tokenizer, which sets every digit apart and then cuts as GPT-2 does, as one pattern: white
-space before a digit is a piece of its own, since the digit has been taken away before GPT-2's rule looks. Only for
-texts that `is_settled`: it is matched with another library's table of characters than the reference's."""
+space before a digit is a piece of its own, since the digit has been taken away before GPT-2's rule looks.
+Only for texts that `is_settled`: the library that matches it has its own table of characters."""
 
 SPACE = "▁"
 """What Llama-2's vocabulary writes for a space (U+2581)."""
@@ -117,10 +117,12 @@ def _unsettled() -> NDArray[np.bool_]:
     """By code point: not assigned yet, or of another class now than in Unicode 3.2, the oldest at hand."""
     table = np.zeros(0x110000, dtype=np.bool_)
     table[0x20000:0xF0000] = True  # rare ideographs and what is to come
+    vowel_separator = 0x180E  # white space from Unicode 4.0 to 6.2, and still to some libraries
     for point in range(0x20000):
         now, then = (data.category(chr(point)) for data in (unicodedata, unicodedata.ucd_3_2_0))
         classes = [category[0] if category[0] in "LNZ" else "" for category in (now, then)]
         table[point] = now == "Cn" or classes[0] != classes[1]
+    table[vowel_separator] = True
     return table
 
 

@@ -132,7 +132,7 @@ def test_no_network_is_exit_4_with_the_way_out(
     def offline(*_: object, **__: object) -> str:
         raise errors.OfflineModeIsEnabled("offline")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    assert "--tokenizer PATH works offline" in capsys.readouterr().err
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
     out = ["--out", str(tmp_path / "x")]
     assert run(["prep", "embedded", *out]) == 4
