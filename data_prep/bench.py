@@ -22,6 +22,7 @@ from data_prep.readers import Meter, kind_of, read_rows
 from data_prep.spec import PrepSpec
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from data_prep.units import BATCH_CHARACTERS, BATCH_DOCUMENTS
+from data_prep.workers import available_cores
 
 OURS = "reweight prep"
 RELEASED = "released code's procedure"
@@ -72,14 +73,15 @@ class _Input:
 def compare_preparations(
     inputs: Sequence[Path],
     tokenizer: str,
-    workers: int,
+    workers: int | None,
     rounds: int,
     advance: Callable[[int], None] | None = None,
     repeat: int = 1,
 ) -> PrepComparison:
     """Prepare SlimPajama-layout files in every way, alternated, every time from nothing.
 
-    `repeat` gives every way that many copies of the input, so that starting weighs less.
+    `workers` None leaves it to the preparation, and gives its peers one a core. `repeat` gives every way
+    that many copies of the input, so that starting weighs less.
 
     Raises:
         DataError: no .jsonl or .jsonl.zst file below `inputs`, or not in SlimPajama's layout.
@@ -87,7 +89,8 @@ def compare_preparations(
     encoder = load_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory(prefix="reweight-bench-") as scratch:
         given = _copied(inputs, Path(scratch) / "input", repeat)
-        ways = _ways(given, tokenizer, encoder, workers)
+        used: list[int] = []
+        ways = _ways(given, tokenizer, encoder, workers, used)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         counts: dict[str, Counts] = {}
         alone: list[float] = []
@@ -100,36 +103,34 @@ def compare_preparations(
             alone.append(_encode_alone(encoder, given.batches))
             if advance is not None:
                 advance(done + 1)
-    busy = min(workers, sum(map(len, given.files.values())))
     return PrepComparison(
         ways=tuple(_timing(name, seconds, counts, given.text_bytes) for name in ways),
         engine=encoder.engine,
         encoder_megabytes_per_s=given.text_bytes / 1e6 / statistics.median(alone),
         share_of_encoder=statistics.median(
-            own / ours / busy for own, ours in zip(alone, seconds[OURS], strict=True)
+            own / ours / busy for own, ours, busy in zip(alone, seconds[OURS], used, strict=True)
         ),
     )
 
 
 def _ways(
-    given: _Input, tokenizer: str, encoder: Tokenizer, workers: int
+    given: _Input, tokenizer: str, encoder: Tokenizer, workers: int | None, used: list[int]
 ) -> Mapping[str, Callable[[Path], Counts]]:
     import datasets  # noqa: F401 - a second that should not be counted against the peers
 
     every = [path for paths in given.files.values() for path in paths]
     ways: dict[str, Callable[[Path], Counts]] = {
-        OURS: lambda folder: _ours(given.folder, tokenizer, workers, folder)
+        OURS: lambda folder: _ours(given.folder, tokenizer, workers, folder, used)
     }
+    each = workers or available_cores()
     encoding = encoder.as_tiktoken()
     if encoding is not None:
-        ways[RELEASED] = lambda folder: released_procedure(
-            given.files, encoding, encoder.info, workers, folder
-        )
+        ways[RELEASED] = lambda folder: released_procedure(given.files, encoding, encoder.info, each, folder)
     return ways | {
         "datasets.map, Hugging Face tokenizers": lambda folder: mapped_in_batches(
-            every, encoder.reference(), workers, folder
+            every, encoder.reference(), each, folder
         ),
-        "datasets.map, our batch encoder": lambda folder: mapped_in_batches(every, encoder, workers, folder),
+        "datasets.map, our batch encoder": lambda folder: mapped_in_batches(every, encoder, each, folder),
     }
 
 
@@ -202,8 +203,10 @@ def _encode_alone(encoder: Tokenizer, batches: Sequence[Sequence[str]]) -> float
     return time.perf_counter() - start
 
 
-def _ours(folder: Path, tokenizer: str, workers: int, scratch: Path) -> Counts:
+def _ours(folder: Path, tokenizer: str, workers: int | None, scratch: Path, used: list[int]) -> Counts:
     store = scratch / "store"
     spec = PrepSpec(dataset="slimpajama", inputs=(folder,), out=store, tokenizer=tokenizer, workers=workers)
-    domains = [domain for split in prepare(spec).manifest.splits.values() for domain in split.values()]
+    prepared = prepare(spec)
+    used.append(prepared.workers)
+    domains = [domain for split in prepared.manifest.splits.values() for domain in split.values()]
     return sum(d.documents for d in domains), sum(d.tokens for d in domains)

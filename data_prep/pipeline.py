@@ -40,8 +40,8 @@ from data_prep.tokenizers import Tokenizer, bpe_size, load_tokenizer, train_bpe
 from data_prep.units import Counts, Task, Workshop
 from data_prep.workers import available_cores, do_tasks
 
-SPAWN_BYTES = 8 << 20
-"""Below this much input, starting processes costs more than it saves."""
+SPAWN_BYTES = 64 << 20
+"""Below this much input, processes that nobody asked for cost more to start than they save."""
 
 
 def prepare(spec: PrepSpec, progress: Report | None = None) -> Prepared:
@@ -115,6 +115,7 @@ class _Preparation:
         self._store, self._spec, self._share = store, spec, share
         self._report, self._started, self._loaded = report, started, loaded
         self._workers = spec.workers or available_cores()
+        self._used = 1
         # Of its own: what another share is downloading is not ours to delete.
         self._downloads = store / WORK / "downloads" / (share.label if share else "all")
         self._totals = Counts()
@@ -139,7 +140,7 @@ class _Preparation:
             built_files=built,
             text_bytes=self._totals.text_bytes,
             seconds=time.monotonic() - self._started,
-            workers=self._workers,
+            workers=self._used,
         )
 
     def share(self) -> ShareDone:
@@ -155,7 +156,7 @@ class _Preparation:
             built_files=built,
             text_bytes=self._totals.text_bytes,
             seconds=time.monotonic() - self._started,
-            workers=self._workers,
+            workers=self._used,
         )
 
     def leave(self) -> None:
@@ -255,9 +256,11 @@ class _Preparation:
                 (self._store / MANIFEST_NAME).unlink(missing_ok=True)
             for each in todo:
                 record_path(self._store, each.item).unlink(missing_ok=True)
-            small = sum(each.item.bytes for each in todo) < SPAWN_BYTES
+            small = self._spec.workers is None and sum(each.item.bytes for each in todo) < SPAWN_BYTES
             tasks = [Task(item=each.item, located=source.locate(each.item), cap=each.cap) for each in todo]
-            do_tasks(shop, tasks, 1 if small else self._workers, self._tick)
+            workers = 1 if small else min(self._workers, len(tasks))
+            self._used = max(self._used, workers)
+            do_tasks(shop, tasks, workers, self._tick)
             for each in todo:
                 record = read_record(self._store, each.item, plan.key)
                 if record is None:

@@ -36,6 +36,7 @@ class Prepared:
     """UTF-8 bytes of text tokenized now."""
     seconds: float
     workers: int
+    """Processes that worked at a time, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +50,4 @@ class ShareDone:
     text_bytes: int
     seconds: float
     workers: int
+    """Processes that worked at a time, at most."""

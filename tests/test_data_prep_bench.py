@@ -69,9 +69,11 @@ def test_ratios_and_shares_follow_from_the_seconds(inputs: Path, monkeypatch: py
     def taking(seconds: list[float]) -> object:
         each = iter(seconds)
 
-        def way(*_: object) -> tuple[int, int]:
+        def way(*arguments: object) -> tuple[int, int]:
             nonlocal clock
             clock += next(each)
+            if isinstance(arguments[-1], list):
+                arguments[-1].append(2)  # processes that a preparation used
             return 30, 900
 
         return way

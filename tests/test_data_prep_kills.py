@@ -185,7 +185,7 @@ class Command:
 
 
 def local_command(root: Path) -> Command:
-    """Fourteen files above SPAWN_BYTES in all, so that two workers are spawned."""
+    """Fourteen files, some seconds of work for two workers."""
     text = [" ".join(random.Random(n).choices(prep_inputs.WORDS, k=400)) for n in range(97)]
     names = prep_inputs.SETS
     for index in range(14):

@@ -80,7 +80,7 @@ def test_fast_equals_reference_on_a_sample_of_code_points(trained: Tokenizer) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fast_equals_reference_onevery_code_point(trained: Tokenizer) -> None:
+def test_fast_equals_reference_on_every_code_point(trained: Tokenizer) -> None:
     _same(trained, every_code_point(1))
 
 

@@ -198,7 +198,7 @@ def _target(ratio: Ratio) -> str:
 @command.command("prep")
 @click.option("--input", "inputs", multiple=True, required=True, type=UserPath(exists=True))
 @click.option("--tokenizer", default="gpt2", show_default=True, help="As `reweight prep` takes it.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes  [default: one a core]")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
     "--repeat",
@@ -209,7 +209,7 @@ def _target(ratio: Ratio) -> str:
 )
 @json_option
 def prep(
-    inputs: tuple[Path, ...], tokenizer: str, workers: int, rounds: int, repeat: int, as_json: bool
+    inputs: tuple[Path, ...], tokenizer: str, workers: int | None, rounds: int, repeat: int, as_json: bool
 ) -> None:
     """Preparing SlimPajama-layout files, against the released code's procedure and `datasets.map`.
 
@@ -237,7 +237,8 @@ def prep(
         for t in result.ways
     ]
     columns = ("way", "documents", "tokens", "MB/s", "time over ours", "all")
-    print_table(f"{rounds} rounds, {workers} workers, input {repeat} time(s)", columns, rows)
+    shown = "default" if workers is None else workers
+    print_table(f"{rounds} rounds, workers: {shown}, input {repeat} time(s)", columns, rows)
     click.echo(
         f"{result.engine} alone: {result.encoder_megabytes_per_s:.1f} MB/s on one core; "
         f"a worker of the whole preparation reaches {result.share_of_encoder:.0%} of it"
