@@ -237,7 +237,8 @@ class _Preparation:
             and saved.is_file()
             and sha256_file(saved) == there.tokenizer.file_sha256
         ):
-            return load_tokenizer(saved, name=spec)
+            origin = there.tokenizer
+            return load_tokenizer(saved, name=spec, repository=origin.repository, revision=origin.revision)
         if size is None:
             return self._loaded or load_tokenizer(spec)
         self._tell(f"training {spec} on a sample of the text")
