@@ -147,15 +147,7 @@ def command(
     """
     mode = _mode(verify, mend, join, stat, share, plot)
     if mode is not None:
-        store = _store_to_check(source, repository, out, tokenizer)
-        if mode == "--verify":
-            run_verify(store, as_json)
-        elif mode == "--repair":
-            run_repair(store, workers, as_json)
-        elif mode == "--merge":
-            run_merge(store, workers, as_json)
-        else:
-            show_stat(store, plot, as_json)
+        _attend(mode, _store_to_check(source, repository, out, tokenizer), workers, plot, as_json)
         return
     spec = PrepSpec(
         dataset=_dataset(source),
@@ -178,6 +170,18 @@ def command(
         run_whole(spec, as_json)
     else:
         run_share(spec, share, as_json)
+
+
+def _attend(mode: str, store: Path, workers: int | None, plot: Path | None, as_json: bool) -> None:
+    """Do what `_mode` says with a store that is there."""
+    if mode == "--verify":
+        run_verify(store, as_json)
+    elif mode == "--repair":
+        run_repair(store, workers, as_json)
+    elif mode == "--merge":
+        run_merge(store, workers, as_json)
+    else:
+        show_stat(store, plot, as_json)
 
 
 def _mode(
