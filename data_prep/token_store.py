@@ -7,6 +7,7 @@ Deciding what goes into a batch is data_prep.batches' business.
 """
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -272,15 +273,17 @@ def write_store(
     return TokenStore.open(path)
 
 
-def _write_domain(folder: Path, shards: Sequence[NDArray[Any]], tokenizer: TokenizerInfo) -> Domain:
-    # Here, not above: training reads stores on machines that have no need of it.
-    import xxhash
+def _digest(ids: NDArray[Any]) -> int:
+    """Stands for the digest of a text that there is not, without the library that makes those."""
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
 
+
+def _write_domain(folder: Path, shards: Sequence[NDArray[Any]], tokenizer: TokenizerInfo) -> Domain:
     writers = [ShardWriter(folder / shard_name(index), tokenizer.dtype) for index in range(len(shards))]
     for writer, ids in zip(writers, shards, strict=True):
         ends = np.flatnonzero(np.append(ids[:-1], tokenizer.end_of_text) == tokenizer.end_of_text) + 1
         documents = np.split(ids, ends[:-1])
-        texts = [xxhash.xxh3_64_intdigest(each.tobytes()) for each in documents]
+        texts = [_digest(each) for each in documents]
         writer.append(ids, np.diff(ends, prepend=0), texts)
     written = [writer.finish() for writer in writers]
     for writer in writers:
