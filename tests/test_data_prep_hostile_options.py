@@ -37,9 +37,8 @@ def test_a_domain_that_tries_to_leave_the_folder(prep: Cli, tmp_path: Path, name
     (tmp_path / "in/validation/x/v.jsonl").write_bytes(tiny([{"text": "a", "site": "fine"}]))
     before = {path for path in tmp_path.rglob("*") if "store" not in path.parts}
     code, _, err = prep("--domain-from", "site")
-    if name in ("%2e%2e", "~", "$HOME") or name not in ("",):
-        assert code == 3
-        one_line(err, "a.jsonl line 1: site")
+    assert code == 3
+    one_line(err, "a.jsonl line 1: site")
     assert {path for path in tmp_path.rglob("*") if "store" not in path.parts} == before
 
 
