@@ -30,7 +30,7 @@ from data_prep.hub_names import (
 if TYPE_CHECKING:
     from data_prep.hub_client import Watch
 
-__all__ = ["HubFile", "download", "drop_leftovers", "list_files", "resolve_commit"]
+__all__ = ["HubFile", "download", "drop_leftovers", "held_files", "list_files", "resolve_commit"]
 
 FETCHES = 3
 """How often a file that arrives damaged is fetched, in all."""
@@ -103,6 +103,15 @@ def list_files(
     files = hub_client.ask(lambda: _list(cache, folder, wanted, watch, remedy), watch, at, remedy)
     check_no_clash(files, at, remedy)
     return sorted(files, key=lambda file: file.path)
+
+
+def held_files(repository: str, commit: str, *, kind: Kind = "dataset") -> list[HubFile]:
+    """The files that the client's cache holds of a commit, sorted by path; asks nothing of the hub.
+
+    They may be a part of all. Raises UserError for a malformed name.
+    """
+    check_names(repository, commit)
+    return CachedCommit(repository=repository, kind=kind, commit=commit).held()
 
 
 def _list(

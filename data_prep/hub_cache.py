@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.errors import HubError, RevisionError
 from data_prep.files import BLOCK_BYTES, sha256_file
-from data_prep.hub_names import COMMIT, SHA256, HubFile, Kind, check_no_clash, checked_entry, place
+from data_prep.hub_names import COMMIT, SHA256, HubFile, Kind, check_no_clash, checked_entry, place, unsafe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,17 @@ class CachedCommit:
         except (errors.CachedRepoTreeNotFoundError, HubError):
             return None
         return files
+
+    def held(self) -> list[HubFile]:
+        """The files of the commit that are cached, be they all or not, sorted by path."""
+        snapshot = self.file("")
+        paths = sorted(path for path in snapshot.rglob("*") if path.is_file())
+        names = [(path.relative_to(snapshot).as_posix(), path.stat().st_size) for path in paths]
+        return [
+            HubFile(path=name, bytes=size, sha256=self.content(name).sha256)
+            for name, size in names
+            if unsafe(name) is None
+        ]
 
     def is_complete(self) -> bool:
         """Whether every file of the commit is cached."""

@@ -1,17 +1,15 @@
 """results.json: every score of one run at one step, read strictly and written atomically.
 
-Knows nothing about models or harnesses; loads without torch. Merging new scores into old ones is the
-caller's decision.
+Knows nothing about models or harnesses; loads without torch.
 """
 
 import json
-import math
-import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from eval.json_files import Fields, read_json_object, write_text_atomically
 
 SCHEMA = 1
 PERPLEXITY_SUITE = "perplexity"
@@ -57,6 +55,45 @@ class Score:
     """Version of the task's definition, or of the evaluation set."""
 
     higher_is_better: bool = True
+
+    # What follows is of scores from prompts; a file does not name what is None.
+    limit: int | None = None
+    """Only the first items were scored; None: all of them."""
+
+    requests: int | None = None
+    """Prompts with a continuation that the model was asked for."""
+
+    truncated: int | None = None
+    """Requests longer than the context, cut from the left."""
+
+    shots_kept: float | None = None
+    """Mean over the requests of the shots that survived whole."""
+
+    context: int | None = None
+    """Tokens that the model takes."""
+
+    prompt_sha256: str | None = None
+    model_sha256: str | None = None
+    """The scored weights."""
+
+    dataset: str | None = None
+    """repository@commit, or a local name."""
+
+    batch_size: int | None = None
+    seeds: Mapping[str, int] | None = None
+    """random, numpy, torch, fewshot."""
+
+    versions: Mapping[str, str] | None = None
+    """Library -> version that produced this score."""
+
+
+OPTIONAL = (
+    *("limit", "requests", "truncated", "shots_kept", "context", "prompt_sha256", "model_sha256"),
+    *("dataset", "batch_size", "seeds", "versions"),
+)
+"""Fields of a score that a file leaves out where they are None."""
+
+SEEDS = ("random", "numpy", "torch", "fewshot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +141,38 @@ def log_perplexity_score(task: str, value: float, *, stderr: float | None, n: in
     )
 
 
+def merged(results: Results, scores: Sequence[Score]) -> Results:
+    """Put new scores in place of those of the same suite, task, metric and shots; others stay.
+
+    A task that was scored whole is not replaced by a limited score of the same model. Where another model's
+    scores come in, all of the task's old ones go: a metric that was not computed again would be of the wrong
+    model. Suites keep the order in which they were first seen, new ones follow.
+
+    Raises:
+        ValueError: `scores` gives one score twice.
+    """
+    if len({_name(score) for score in scores}) != len(scores):
+        raise ValueError("the new scores give one score twice")
+    whole = {(_task(s), s.model_sha256) for s in results.scores if s.limit is None}
+    new = [s for s in scores if s.limit is None or (_task(s), s.model_sha256) not in whole]
+    models = {_task(score): score.model_sha256 for score in new}
+    together = {_name(score): score for score in (*results.scores, *new)}
+    kept = [s for s in together.values() if models.get(_task(s), s.model_sha256) == s.model_sha256]
+    suites = list(dict.fromkeys(score.suite for score in (*results.scores, *kept)))
+    return replace(results, scores=tuple(sorted(kept, key=lambda score: suites.index(score.suite))))
+
+
+_Name = tuple[str, str, str, int | None]
+
+
+def _name(score: Score) -> _Name:
+    return (score.suite, score.task, score.metric, score.num_fewshot)
+
+
+def _task(score: Score) -> tuple[str, str, int | None]:
+    return (score.suite, score.task, score.num_fewshot)
+
+
 def read_results(path: Path) -> Results:
     """Read a results.json.
 
@@ -111,21 +180,11 @@ def read_results(path: Path) -> Results:
         ResultsError: missing, half-written, another schema, a wrong type, a NaN, a score given twice.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise _broken(path, "is not an ordinary file")  # reading a pipe would wait for ever
-        if path.stat().st_size > MAX_BYTES:
-            raise ResultsError(f"{path}: larger than {MAX_BYTES} bytes, so not a results.json; move it away")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise _broken(path, "is not UTF-8 text") from error
+        document = read_json_object(path, MAX_BYTES, lambda what: _broken(path, what))
     except OSError as error:
         raise ResultsError(
             f"{path}: cannot be read ({error.strerror}); run `reweight eval RUN` first"
         ) from error
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, f"is not complete JSON ({error})") from error
     return _results(path, document)
 
 
@@ -134,135 +193,82 @@ def write_results(path: Path, results: Results) -> None:
 
     Raises:
         ResultsError: a score that `read_results` would refuse.
+        OSError: naming the file.
     """
     document = asdict(results) | {"versions": dict(sorted(results.versions.items()))}
-    document["scores"] = [asdict(score) for score in results.scores]
+    document["scores"] = [_entry(score) for score in results.scores]
     try:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
         raise ResultsError(f"{path}: not written, a score is NaN or infinite; look at the model") from error
     _results(path, json.loads(text))
-    _write_atomically(path, text)
+    write_text_atomically(path, text)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk's error names no file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number here")
+def _entry(score: Score) -> dict[str, Any]:
+    return {k: v for k, v in asdict(score).items() if k not in OPTIONAL or v is not None}
 
 
 def _broken(path: Path, what: str) -> ResultsError:
     return ResultsError(f"{path}: {what}; run `reweight eval` on its run folder again")
 
 
-def _results(path: Path, document: object) -> Results:
-    if not isinstance(document, dict):
-        raise _broken(path, "is not a JSON object")
+def _results(path: Path, document: Mapping[str, Any]) -> Results:
+    def refuse(what: str) -> ResultsError:
+        return _broken(path, what)
+
     if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):
-        raise _broken(path, f"has schema {document.get('schema')!r:.40}, this version reads {SCHEMA}")
-    _known_keys(path, "the top level", document, Results)
+        raise refuse(f"has schema {document.get('schema')!r:.40}, this version reads {SCHEMA}")
+    read = Fields.of("the top level", document, Results, refuse)
     scores = document.get("scores")
     if not isinstance(scores, list):
-        raise _broken(path, "'scores' is not a list")
-    versions = document.get("versions", {})
-    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
-        raise _broken(path, "'versions' does not map names to strings")
-    read = _Fields(path, "the top level", document)
+        raise refuse("'scores' is not a list")
     results = Results(
         recipe=read.text("recipe"),
         seed=read.integer("seed", minimum=0),
         step=read.integer("step", minimum=0),
-        scores=tuple(_score(path, index, entry) for index, entry in enumerate(scores)),
+        scores=tuple(
+            _score(Fields.of(f"scores[{index}]", entry, Score, refuse)) for index, entry in enumerate(scores)
+        ),
         eval_set_sha256=read.optional_text("eval_set_sha256"),
-        versions=versions,
+        versions=read.texts("versions") if "versions" in document else {},
     )
-    _once_each(path, results.scores)
+    seen: set[_Name] = set()
+    for score in results.scores:
+        if _name(score) in seen:
+            raise refuse(f"gives {score.suite}/{score.task}/{score.metric} twice")
+        seen.add(_name(score))
     return results
 
 
-def _score(path: Path, index: int, entry: object) -> Score:
-    where = f"scores[{index}]"
-    if not isinstance(entry, dict):
-        raise _broken(path, f"{where} is not an object")
-    _known_keys(path, where, entry, Score)
-    read = _Fields(path, where, entry)
-    higher = entry.get("higher_is_better")
-    if not isinstance(higher, bool):
-        raise _broken(path, f"{where}.higher_is_better is {higher!r:.40}, expected true or false")
+def _score(read: Fields) -> Score:
     return Score(
         suite=read.text("suite"),
         task=read.text("task"),
         metric=read.text("metric"),
         value=read.number("value"),
-        stderr=None if entry.get("stderr") is None else read.number("stderr", minimum=0.0),
+        stderr=read.optional_number("stderr", minimum=0.0),
         n=read.integer("n", minimum=1),
-        num_fewshot=None if entry.get("num_fewshot") is None else read.integer("num_fewshot", minimum=0),
+        num_fewshot=read.optional_integer("num_fewshot", minimum=0),
         task_version=read.optional_text("task_version"),
-        higher_is_better=higher,
+        higher_is_better=read.flag("higher_is_better"),
+        limit=read.optional_integer("limit", minimum=1),
+        requests=read.optional_integer("requests", minimum=1),
+        truncated=read.optional_integer("truncated", minimum=0),
+        shots_kept=read.optional_number("shots_kept", minimum=0.0),
+        context=read.optional_integer("context", minimum=1),
+        prompt_sha256=read.optional_text("prompt_sha256"),
+        model_sha256=read.optional_text("model_sha256"),
+        dataset=read.optional_text("dataset"),
+        batch_size=read.optional_integer("batch_size", minimum=1),
+        seeds=_seeds(read) if read.has("seeds") else None,
+        versions=read.texts("versions") if read.has("versions") else None,
     )
 
 
-def _known_keys(path: Path, where: str, entry: Mapping[str, Any], owner: type) -> None:
-    unknown = sorted(set(entry) - {f.name for f in fields(owner)})
-    if unknown:
-        raise _broken(path, f"{where} has the unknown key {unknown[0]!r:.60}")
-
-
-def _once_each(path: Path, scores: tuple[Score, ...]) -> None:
-    seen: set[tuple[str, str, str, int | None]] = set()
-    for score in scores:
-        key = (score.suite, score.task, score.metric, score.num_fewshot)
-        if key in seen:
-            raise _broken(path, f"gives {score.suite}/{score.task}/{score.metric} twice")
-        seen.add(key)
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Typed access to one JSON object: `true` is no integer, a number is finite."""
-
-    path: Path
-    where: str
-    entry: Mapping[str, Any]
-
-    def text(self, key: str) -> str:
-        value = self.entry.get(key)
-        if not isinstance(value, str) or not value:
-            raise _broken(self.path, f"{self.where}.{key} is {value!r:.40}, expected a text")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return None if self.entry.get(key) is None else self.text(key)
-
-    def integer(self, key: str, *, minimum: int) -> int:
-        value = self.entry.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise _broken(self.path, f"{self.where}.{key} is {value!r:.40}, expected an integer >= {minimum}")
-        return value
-
-    def number(self, key: str, *, minimum: float = -math.inf) -> float:
-        value = self.entry.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
-            if math.isfinite(number) and number >= minimum:
-                return number
-        raise _broken(self.path, f"{self.where}.{key} is {value!r:.40}, expected a finite number")
+def _seeds(read: Fields) -> dict[str, int]:
+    entry = read.entry["seeds"]
+    if not isinstance(entry, dict) or set(entry) != set(SEEDS):
+        raise read.wrong("seeds", f"the four seeds {', '.join(SEEDS)}")
+    seeds = Fields(f"{read.where}.seeds", entry, read.refuse)
+    return {name: seeds.integer(name, minimum=0) for name in SEEDS}

@@ -1,14 +1,16 @@
 """A stand-in for the dataset hub on 127.0.0.1, small and with faults, for the real clients.
 
     root/datasets/OWNER/NAME/<files>      root/models/OWNER/NAME/<files>
+    root/revisions/REVISION/datasets/OWNER/NAME/<files>
 
-is one revision of a repository: `main`, and a commit that follows from the content. As on the hub, large
-(LFS) files are answered with a redirect to another origin, here localhost instead of 127.0.0.1.
+are the revisions of a repository: `main`, and others, as refs/pr/6, in whose name a slash is written %2F.
+Each has a commit that follows from the content. As on the hub, large (LFS) files are answered with a
+redirect to another origin, here localhost instead of 127.0.0.1.
 
     with HubStandIn(root) as hub:
         hub.fault(path=r"\\.parquet$", kind="reset", after=1 << 20, times=2)
 
-Not there: other branches, Xet, uploads, loading by POST.
+Not there: Xet, uploads, loading by POST.
 """
 
 import hashlib
@@ -101,6 +103,12 @@ class File:
         return {**entry, "lfs": large} if self.is_large else entry
 
 
+def commit_of(files: Mapping[str, File]) -> str:
+    """The commit of these files."""
+    parts = (f"{file.path} {file.git_id}\n" for file in files.values())
+    return hashlib.sha1("".join(parts).encode()).hexdigest()
+
+
 class HubStandIn:
     """The server, in a thread of this process."""
 
@@ -140,9 +148,19 @@ class HubStandIn:
             self.log.append(request)
             return next((each for each in self.faults if each.strikes(request.method, target)), None)
 
-    def files(self, kind: str, repository: str) -> dict[str, File]:
+    def folder(self, kind: str, repository: str, revision: str = "main") -> Path:
+        """Where the files of a revision lie."""
+        root = self.root if revision == "main" else self.root / "revisions" / quote(revision, safe="")
+        return root / kind / repository
+
+    def revisions(self, kind: str, repository: str) -> list[str]:
+        """The names of the revisions of a repository, of which there may be none."""
+        others = sorted(unquote(path.name) for path in (self.root / "revisions").glob("*"))
+        return [name for name in ["main", *others] if self.folder(kind, repository, name).is_dir()]
+
+    def files(self, kind: str, repository: str, revision: str = "main") -> dict[str, File]:
         """The files of a repository by path; empty if there is none of this name."""
-        folder = self.root / kind / repository
+        folder = self.folder(kind, repository, revision)
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         return {file.path: file for file in (self._file(folder, path) for path in found)}
 
@@ -153,10 +171,9 @@ class HubStandIn:
             self._known[state] = File(path.relative_to(folder).as_posix(), path.read_bytes())
         return self._known[state]
 
-    def commit(self, kind: str, repository: str) -> str:
-        """The commit that main is at."""
-        parts = (f"{file.path} {file.git_id}\n" for file in self.files(kind, repository).values())
-        return hashlib.sha1("".join(parts).encode()).hexdigest()
+    def commit(self, kind: str, repository: str, revision: str = "main") -> str:
+        """The commit that a revision is at."""
+        return commit_of(self.files(kind, repository, revision))
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -228,7 +245,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _route(self, parts: list[str], token: str | None) -> None:
         if parts[0] == "lfs":
-            large = (file for file in self.hub.files(parts[1], f"{parts[2]}/{parts[3]}").values())
+            kind, repository = parts[1], f"{parts[2]}/{parts[3]}"
+            named = self.hub.revisions(kind, repository)
+            large = (file for name in named for file in self.hub.files(kind, repository, name).values())
             self._body(next(file for file in large if file.sha256 == parts[4]), {})
             return
         if parts[0] == "api":
@@ -238,9 +257,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             kind = parts.pop(0) if parts[0] == "datasets" else "models"
             owner, name, verb, *rest = parts
         repository = f"{owner}/{name}"
-        files = self._opened(kind, repository, token, verb == "resolve")
-        commit = self.hub.commit(kind, repository)
-        if rest[0] not in ("main", commit):
+        self._open(kind, repository, token, verb == "resolve")
+        for name in self.hub.revisions(kind, repository):
+            files = self.hub.files(kind, repository, name)
+            commit = commit_of(files)
+            if rest[0] in (name, commit):
+                break
+        else:
             raise _RefusedError(404, "RevisionNotFound")
         path = "/".join(rest[1:])
         if verb == "revision":
@@ -254,17 +277,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._resolve(kind, repository, commit, files[path])
 
-    def _opened(self, kind: str, repository: str, token: str | None, is_file: bool) -> dict[str, File]:
-        files = self.hub.files(kind, repository)
+    def _open(self, kind: str, repository: str, token: str | None, is_file: bool) -> None:
         if token is not None and token != TOKEN:
             raise _RefusedError(401)
-        if not files:
+        if not self.hub.revisions(kind, repository):
             raise _RefusedError(404 if token else 401, "RepoNotFound")
         if is_file and repository in self.hub.gated and token is None:
             raise _RefusedError(401, "GatedRepo")
         if is_file and repository in self.hub.refused:
             raise _RefusedError(403, "GatedRepo")
-        return files
 
     def _tree(self, files: dict[str, File], folder: str, commit: str) -> None:
         query = parse_qs(urlsplit(self.path).query)

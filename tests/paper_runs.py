@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from eval.results import Results, log_perplexity_score, write_results
+from eval.results import Results, Score, log_perplexity_score, write_results
 
 DOMAINS = ("arxiv", "book", "c4", "cc", "github", "stackexchange", "wikipedia")
 
@@ -60,9 +60,13 @@ def make_run(
     fingerprint: str = "d" * 64,
     step: int | None = None,
     metrics: bool = False,
+    scores: Sequence[Score] = (),
     **changes: object,
 ) -> Path:
-    """Write runs/<recipe>/seed-<n>/ with results, recipe and provenance; `metrics` adds a metrics.jsonl."""
+    """Write runs/<recipe>/seed-<n>/ with results, recipe and provenance.
+
+    `values`: log-perplexities; `scores`: scores of tasks, besides; `metrics` adds a metrics.jsonl.
+    """
     recipe = make_recipe(name or f"nano_{strategy}", strategy, **changes) | {"seed": seed}
     folder = root / str(recipe["name"]) / f"seed-{seed}"
     folder.mkdir(parents=True)
@@ -81,14 +85,14 @@ def make_run(
     train = recipe["train"]
     assert isinstance(train, dict)
     steps = train["steps"]
-    scores = tuple(
+    perplexities = tuple(
         log_perplexity_score(task, value, stderr=0.01, n=128, version="1") for task, value in values.items()
     )
     results = Results(
         recipe=str(recipe["name"]),
         seed=seed,
         step=steps if step is None else step,
-        scores=scores,
+        scores=(*perplexities, *scores),
         eval_set_sha256=eval_set,
     )
     write_results(folder / "results.json", results)
@@ -109,6 +113,90 @@ def paper_scale(**changes: object) -> dict[str, object]:
         "model__width": 768,
         "model__context": 512,
         "data__tokenizer": "gpt2",
+        **changes,
+    }
+
+
+# Task -> the metric that the paper printed, shots, items; written out here, apart from eval/suites.yaml.
+GPT2_QA = {
+    "logiqa": ("acc_norm", 5, 651),
+    "logiqa2": ("acc_norm", 5, 1572),
+    "sciq": ("acc", 5, 1000),
+    "piqa": ("acc", 5, 1838),
+}
+LLAMA_LUR = {
+    "arc_challenge": ("acc_norm", 0, 1172),
+    "arc_easy": ("acc", 0, 2376),
+    "copa": ("acc", 0, 100),
+    "lambada_openai": ("acc", 0, 5153),
+    "lambada_standard": ("acc", 0, 5153),
+    "mmlu": ("acc", 0, 14042),
+    "mnli": ("acc", 0, 9815),
+    "mnli_mismatch": ("acc", 0, 9832),
+    "rte": ("acc", 0, 277),
+    "sst2": ("acc", 0, 872),
+    "tinyArc": ("gp_irt", 25, 100),
+    "tinyWinogrande": ("gp_irt", 5, 100),
+    "winogrande": ("acc", 0, 1267),
+}
+LLAMA_QA = {
+    "boolq": ("acc", 0, 3270),
+    "logiqa": ("acc", 0, 651),
+    "logiqa2": ("acc", 0, 1572),
+    "sciq": ("acc", 0, 1000),
+    "social_iqa": ("acc", 0, 1954),
+    "triviaqa": ("exact_match", 0, 17944),
+}
+TASKS = {"gpt2_qa": GPT2_QA, "llama_lur": LLAMA_LUR, "llama_qa": LLAMA_QA}
+
+
+def task_scores(suite: str, percents: str) -> list[Score]:
+    """Scores of a suite's tasks as the paper prints them: percents, in the order of the table."""
+    values = [float(text) for text in percents.split()]
+    return [
+        Score(
+            suite=suite,
+            task=task,
+            metric=metric,
+            value=value / 100,
+            stderr=None if metric == "gp_irt" else 0.01,
+            n=n,
+            num_fewshot=shots,
+            task_version="1.0",
+            requests=4 * n,
+            truncated=0,
+            shots_kept=float(shots),
+            context=512,
+            prompt_sha256="a" * 64,
+            model_sha256="b" * 64,
+            dataset=f"owner/{task}@{'c' * 40}",
+            batch_size=8,
+            seeds={"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234},
+            versions={"lm_eval": "0.4.13"},
+        )
+        for (task, (metric, shots, n)), value in zip(TASKS[suite].items(), values, strict=True)
+    ]
+
+
+def paper_medium(**changes: object) -> dict[str, object]:
+    """Changes that make make_run's recipe one of GPT2-medium at the paper's scale, for Tables 2, 3 and 12."""
+    medium = paper_scale(paper__model="GPT2-medium", model__layers=36, model__heads=24)
+    return medium | {"train__global_batch": 48, **changes}
+
+
+def paper_llama(size: str, **changes: object) -> dict[str, object]:
+    """Changes that make make_run's recipe one of the paper's Llamas at its scale: 1.4B or 7B."""
+    layers, heads, width, steps = (24, 16, 2048, 100_000) if size == "1.4B" else (32, 32, 4096, 170_000)
+    return {
+        "paper__scale": "paper",
+        "paper__model": f"Llama {size}",
+        "model__layers": layers,
+        "model__heads": heads,
+        "model__width": width,
+        "train__steps": steps,
+        "train__global_batch": 128,
+        "train__sequence": 8192,
+        "data__dataset": "fineweb",
         **changes,
     }
 

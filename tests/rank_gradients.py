@@ -176,7 +176,8 @@ def check_scopes(mesh: Mesh, sharding: str, samples: int, micro_batch: int) -> N
 
 def main(samples: int, micro_batch: int, shardings: list[str]) -> None:
     torch.set_num_threads(1)
-    with joined(recipe_of(shardings[0], samples)) as mesh:
+    first = recipe_of(shardings[0], samples)
+    with joined(first.train.precision, first.parallel) as mesh:
         for sharding in shardings:
             placed = Mesh(**{**mesh.__dict__, "sharded": sharding != "none"})
             for strategy in STRATEGIES:

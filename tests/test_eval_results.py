@@ -8,10 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from eval.results import Results, ResultsError, Score, log_perplexity_score, read_results, write_results
+from eval.results import (
+    Results,
+    ResultsError,
+    Score,
+    log_perplexity_score,
+    merged,
+    read_results,
+    write_results,
+)
 
 ACCURACY = Score(
     suite="gpt2_qa", task="sciq", metric="acc", value=0.518, stderr=0.0158, n=1000, num_fewshot=5
+)
+
+PROMPTED = replace(
+    ACCURACY,
+    limit=4,
+    requests=16,
+    truncated=3,
+    shots_kept=4.25,
+    context=512,
+    prompt_sha256="a" * 64,
+    model_sha256="b" * 64,
+    dataset="allenai/sciq@main",
+    batch_size=8,
+    seeds={"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234},
+    versions={"lm_eval": "0.4.13"},
 )
 
 
@@ -102,6 +125,14 @@ SCORE_EDITS = [
     ("higher_is_better", 1, "true or false"),
     ("num_fewshot", -5, "integer >= 0"),
     ("surprise", 1, "unknown key 'surprise'"),
+    ("limit", 0, "integer >= 1"),
+    ("truncated", -1, "integer >= 0"),
+    ("shots_kept", "5", "finite number"),
+    ("context", 512.0, "integer >= 1"),
+    ("model_sha256", 7, "expected a text"),
+    ("seeds", {"random": 0}, "the four seeds"),
+    ("seeds", {"random": 0, "numpy": 1, "torch": 2, "fewshot": True}, "fewshot is True"),
+    ("versions", {"torch": 2}, "does not map names to strings"),
 ]
 
 
@@ -179,3 +210,70 @@ def test_loads_without_the_heavy_libraries() -> None:
     root = Path(__file__).parents[1]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_score_from_prompts_comes_back_whole(tmp_path: Path) -> None:
+    results = replace(example(), scores=(PROMPTED,))
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json") == results
+    raw = json.loads((tmp_path / "results.json").read_text())
+    assert raw["scores"][0]["shots_kept"] == 4.25
+    assert len(raw["scores"][0]) == 20
+
+
+def test_every_file_of_the_evidence_still_reads() -> None:
+    files = sorted((Path(__file__).parents[1] / "docs" / "results").glob("*/*.json"))
+    assert len(files) >= 18
+    assert all(read_results(path).log_perplexity() for path in files)
+
+
+def names(results: Results) -> list[tuple[str, str, float]]:
+    return [(s.suite, f"{s.task}-{s.metric}-{s.num_fewshot}", s.value) for s in results.scores]
+
+
+WHOLE = replace(PROMPTED, limit=None, n=1000)
+
+
+def test_new_scores_replace_those_of_their_name() -> None:
+    piqa = replace(WHOLE, task="piqa", value=0.6)
+    old = replace(example(), scores=(*example().scores[:2], WHOLE, replace(WHOLE, suite="llama_qa"), piqa))
+    again = replace(WHOLE, value=0.7)
+    zero = replace(WHOLE, value=0.1, num_fewshot=0)
+    assert names(merged(old, [again, zero])) == [
+        ("perplexity", "arxiv-log_perplexity-None", 2.4949),
+        ("perplexity", "mean-log_perplexity-None", 3.1),
+        ("gpt2_qa", "sciq-acc-5", 0.7),
+        ("gpt2_qa", "piqa-acc-5", 0.6),
+        ("gpt2_qa", "sciq-acc-0", 0.1),
+        ("llama_qa", "sciq-acc-5", 0.518),
+    ]
+    assert merged(old, []).scores == tuple(sorted(old.scores, key=lambda s: s.suite == "llama_qa"))
+
+
+def test_a_limited_score_never_replaces_a_whole_one_of_the_same_model() -> None:
+    whole = replace(example(), scores=(WHOLE,))
+    limited = [replace(PROMPTED, value=1.0), replace(PROMPTED, metric="acc_norm", value=1.0)]
+    # Not even beside it: acc over 1000 items and acc_norm over 4 would look like one evaluation.
+    assert merged(whole, limited) == whole
+    other = [replace(score, model_sha256="c" * 64) for score in limited]
+    assert names(merged(whole, other)) == [
+        ("gpt2_qa", "sciq-acc-5", 1.0),
+        ("gpt2_qa", "sciq-acc_norm-5", 1.0),
+    ]
+    assert names(merged(replace(whole, scores=tuple(limited)), [WHOLE]))[0] == (
+        "gpt2_qa",
+        "sciq-acc-5",
+        0.518,
+    )
+
+
+def test_another_models_scores_leave_none_of_the_old_ones_of_a_task() -> None:
+    estimate = replace(WHOLE, metric="gp_irt", value=0.4)
+    old = replace(example(), scores=(WHOLE, estimate, replace(WHOLE, task="piqa")))
+    new = replace(WHOLE, value=0.7, model_sha256="c" * 64)
+    assert names(merged(old, [new])) == [("gpt2_qa", "sciq-acc-5", 0.7), ("gpt2_qa", "piqa-acc-5", 0.518)]
+
+
+def test_one_score_twice_cannot_be_merged() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        merged(example(), [WHOLE, replace(WHOLE, value=0.1)])

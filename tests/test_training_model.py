@@ -62,7 +62,7 @@ def test_losses_are_those_of_the_network_s_logits(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_exported_folder_loads_with_equal_logits(spec: ModelSpec, tmp_path: Path) -> None:
     network = build_network(spec, seed=5, end_of_text=1).eval()
-    export(network, tmp_path / "model", tokenizer_json=None)
+    export(network, tmp_path / "model", tokenizer=None)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True).eval()
     tokens = torch.randint(0, spec.vocab, (2, 9), generator=torch.Generator().manual_seed(1))
     assert torch.equal(loaded(input_ids=tokens).logits, network(input_ids=tokens).logits)
@@ -147,8 +147,8 @@ def test_logits_stay_those_of_the_untouched_network(spec: ModelSpec) -> None:
 
 
 def test_an_exported_folder_does_not_know_how_it_was_trained(tmp_path: Path) -> None:
-    export(build_network(GPT2, seed=0, end_of_text=0), tmp_path / "plain", tokenizer_json=None)
-    export(model_of(GPT2, recompute_blocks).network, tmp_path / "trained", tokenizer_json=None)
+    export(build_network(GPT2, seed=0, end_of_text=0), tmp_path / "plain", tokenizer=None)
+    export(model_of(GPT2, recompute_blocks).network, tmp_path / "trained", tokenizer=None)
     plain, trained = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("plain", "trained"))
     assert trained == plain
 

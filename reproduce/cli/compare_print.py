@@ -152,3 +152,5 @@ def print_versus(found: "Sequence[Difference]") -> None:
     )
     if not all(entry.paired for entry in found):
         note("note: fewer than two shared seeds, so the intervals are not paired (or there is none)")
+    for remark in dict.fromkeys(entry.note for entry in found if entry.note):
+        note(f"note: {remark}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eval.suites import load_suites
 from reproduce.cli.console import (
     UserPath,
     emit_json,
@@ -24,10 +25,13 @@ from reproduce.cli.console import (
 )
 from reproduce.errors import ExitCode
 
+SUITES = tuple(load_suites())
+
 if TYPE_CHECKING:
     from reproduce.recipe import Recipe
     from reproduce.training.loop import Finished
     from reproduce.training.run_dir import RunDir
+    from reproduce.training.start import Scorer
 
 
 @click.command()
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
     "--nproc", type=click.IntRange(1, 4096), help="Processes on this machine; default: one a GPU, else one."
 )
 @click.option("--track", "trackers", multiple=True, metavar="NAME", help="tensorboard, wandb, trackio ...")
+@click.option("--eval-suite", type=click.Choice(SUITES), help="Score these tasks while training, by lm-eval.")
+@click.option("--eval-every", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps.")
+@click.option("--eval-limit", type=click.IntRange(min=1), help="Only the first N items of each task.")
 @click.option(
     "--allow-drift", multiple=True, metavar="FIELD", help="Continue although FIELD changed; put on record."
 )
@@ -60,6 +67,9 @@ def command(
     out: Path | None,
     nproc: int | None,
     trackers: tuple[str, ...],
+    eval_suite: str | None,
+    eval_every: int,
+    eval_limit: int | None,
     allow_drift: tuple[str, ...],
     strict_resume: bool,
     dry_run: bool,
@@ -88,7 +98,7 @@ def command(
 
     recipe = load_recipe(name, overrides, seed)
     path = out or Path("runs") / recipe.name / f"seed-{recipe.seed}"
-    start = _Start(allow_drift, strict_resume, trackers)
+    start = _Start(allow_drift, strict_resume, trackers, eval_suite, eval_every, eval_limit)
     if dry_run:
         from reproduce.cli.train_plan import dry_run as plan
 
@@ -117,6 +127,22 @@ class _Start:
     allow_drift: tuple[str, ...]
     strict_resume: bool
     trackers: tuple[str, ...]
+    eval_suite: str | None
+    eval_every: int
+    eval_limit: int | None
+
+    def scorer(self) -> "Scorer | None":
+        """What scores tasks while training."""
+        if self.eval_suite is None:
+            return None
+        from reproduce.cli.eval_tasks import require_lm_eval
+
+        require_lm_eval()
+        from reproduce.scoring.interval import IntervalScorer
+        from reproduce.scoring.tasks import ScoringOptions
+
+        warn: Callable[[str], None] = note if _leads() else lambda message: None
+        return IntervalScorer(self.eval_suite, self.eval_every, ScoringOptions(limit=self.eval_limit), warn)
 
 
 def _already_complete(recipe: "Recipe", folder: "RunDir", allow_drift: tuple[str, ...], as_json: bool) -> int:
@@ -157,7 +183,9 @@ def _arguments(
     name: str, overrides: Sequence[str], data: Path | None, seed: int | None, out: Path | None, start: _Start
 ) -> list[str]:
     """The command line of one rank."""
-    given = {"--data": data, "--seed": seed, "--out": out}
+    given = {"--data": data, "--seed": seed, "--out": out, "--eval-suite": start.eval_suite}
+    if start.eval_suite is not None:
+        given |= {"--eval-every": start.eval_every, "--eval-limit": start.eval_limit}
     arguments = ["--recipe", name]
     for option, values in (
         ("--set", overrides),
@@ -195,7 +223,10 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_js
         warn: Callable[[str], None] = note if leads else lambda message: None
         events = Events(warn=warn, advance=advance, stop=lambda: asked.code, saves=lambda: asked.saves)
         options = Options(
-            allow_drift=start.allow_drift, strict_resume=start.strict_resume, trackers=start.trackers
+            allow_drift=start.allow_drift,
+            strict_resume=start.strict_resume,
+            trackers=start.trackers,
+            scorer=start.scorer(),
         )
         try:
             finished = run(recipe, path, data, events, options)

@@ -6,6 +6,14 @@ from typing import Literal
 
 from reproduce.paper.claims import Claim, Comparison, comparisons, holds_on_paper, load_claims
 from reproduce.paper.matching import Group, Match, Matches, scale_of
+from reproduce.paper.readings import (
+    UNMEASURED,
+    Reading,
+    different_questions,
+    joined,
+    read_column,
+    scoring_differences,
+)
 from reproduce.paper.runs import Scale
 from reproduce.paper.statistics import Interval, mean_interval, paired_interval
 from reproduce.paper.tables import MEAN, Column, Printed, Row, Table
@@ -53,14 +61,36 @@ def cells(tables: Mapping[str, Table], found: Matches) -> list[Cell]:
     ]
 
 
-def difference(
-    table: Table, row: str, reference: str, column: Column, scale: Scale, found: Matches
-) -> Interval | None:
-    """Our row - our reference, paired by seed, in the table's unit; None where they share no seed."""
-    ours, other = found.get((table.id, row, scale)), found.get((table.id, reference, scale))
-    if ours is None or other is None:
-        return None
-    return paired_interval(ours.group.values(column, table.factor), other.group.values(column, table.factor))
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """Our row - our reference in one column."""
+
+    interval: Interval | None
+    """Paired by seed, in the table's unit; None where there is no such difference."""
+
+    judged: bool
+    """False: a stand-in for the printed metric, whose sign says nothing about the paper's."""
+
+    note: str
+
+
+NO_SHIFT = Shift(interval=None, judged=False, note="")
+
+
+def difference(table: Table, row: str, reference: str, column: Column, scale: Scale, found: Matches) -> Shift:
+    """Our row - our reference, over the seeds that both have, if they answered the same questions."""
+    ours, theirs = found.get((table.id, row, scale)), found.get((table.id, reference, scale))
+    if ours is None or theirs is None:
+        return NO_SHIFT
+    one, other = (read_column(match.group, column, table.factor) for match in (ours, theirs))
+    remarks: list[str] = []
+    for seed in sorted(set(one.scores) & set(other.scores)):
+        if unlike := different_questions(one.scores[seed], other.scores[seed]):
+            return Shift(interval=None, judged=False, note=f"no difference from {reference}: {unlike}")
+        remarks += scoring_differences(one.scores[seed], other.scores[seed])
+    return Shift(
+        interval=paired_interval(one.values, other.values), judged=not one.stand_in, note=joined(remarks)
+    )
 
 
 def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Matches) -> Cell:
@@ -89,11 +119,12 @@ def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Match
     if scale is None:
         return empty
     match = found[table.id, row.name, scale]
-    values = match.group.values(column, table.factor)
-    if not values:
-        return replace(empty, scale=scale, recipe=match.group.info.recipe, note="not measured by these runs")
-    ours = mean_interval([values[seed] for seed in sorted(values)])
-    shift = difference(table, row.name, baseline.name, column, scale, found) if baseline else None
+    reading = read_column(match.group, column, table.factor)
+    if not reading.values:
+        note = reading.note or UNMEASURED
+        return replace(empty, scale=scale, recipe=match.group.info.recipe, note=note)
+    ours = mean_interval([reading.values[seed] for seed in sorted(reading.values)])
+    shift = difference(table, row.name, baseline.name, column, scale, found) if baseline else NO_SHIFT
     filled = replace(
         empty,
         ours=ours.mean,
@@ -101,27 +132,30 @@ def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Match
         scale=scale,
         n_seeds=ours.n,
         recipe=match.group.info.recipe,
-        our_difference=shift.mean if shift else None,
+        our_difference=shift.interval.mean if shift.interval else None,
     )
-    if scale == "paper":
-        verdict, note = paper_verdict(ours, printed, tolerance_of(table, column, printed))
-        return _judged(filled, verdict, ours, "ours", note)
-    return _reduced(filled, shift, match, _domain_note(table, column, match.group))
+    if scale == "reduced":
+        return _reduced(filled, shift, match, reading, _domain_note(table, column, match.group))
+    if reading.stand_in:
+        return _judged(filled, "not_run", ours, "ours", joined([reading.note, shift.note]))
+    verdict, note = paper_verdict(ours, printed, tolerance_of(table, column, printed))
+    return _judged(filled, verdict, ours, "ours", joined([note, reading.note, shift.note]))
 
 
-def _reduced(cell: Cell, shift: Interval | None, match: Match, domains: str) -> Cell:
+def _reduced(cell: Cell, shift: Shift, match: Match, reading: Reading, domains: str) -> Cell:
+    known = [shift.note, match.note, domains, reading.note]
     if cell.paper_difference is None:
         note = "reduced scale: the baseline that the other rows are judged against"
-        return replace(cell, note="; ".join(filter(None, (note, match.note, domains))))
-    verdict = sign_verdict(shift, cell.paper_difference)
+        return replace(cell, note=joined([note, *known]))
+    if reading.stand_in:
+        return replace(cell, note=joined(known))
     why = ""
-    if shift is None:
-        why = "no uniform run of the same seed to compare with"
-    elif shift.low is None:
+    if shift.interval is None:
+        why = "" if shift.note else "no uniform run of the same seed to compare with"
+    elif shift.interval.low is None:
         why = "one seed: no interval"
-    return _judged(
-        cell, verdict, shift, "our_difference", "; ".join(filter(None, (why, match.note, domains)))
-    )
+    verdict = sign_verdict(shift.interval, cell.paper_difference)
+    return _judged(cell, verdict, shift.interval, "our_difference", joined([why, *known]))
 
 
 def _judged(
@@ -196,7 +230,10 @@ Outcome = Literal["holds", "fails", "unresolved", "missing"]
 def _claim_verdict(outcomes: list[Outcome], needed: int, scale: Scale) -> tuple[Verdict, str]:
     held, failed, missing = (outcomes.count(o) for o in ("holds", "fails", "missing"))
     if missing == len(outcomes) or (missing and held < needed and len(outcomes) - failed >= needed):
-        return "not_run", f"{missing} of {len(outcomes)} comparisons lack a run" if held or failed else ""
+        return (
+            "not_run",
+            f"{missing} of {len(outcomes)} comparisons lack a run or a score" if held or failed else "",
+        )
     if held >= needed:
         return ("reproduced" if scale == "paper" else "reduced_scale_same_sign"), ""
     if len(outcomes) - failed < needed:
@@ -211,8 +248,9 @@ def _outcome(pair: Comparison, tables: Mapping[str, Table], found: Matches) -> O
     scale = scale_of(pair.table, pair.row, found)
     if scale is None:
         return "missing"
-    interval = difference(table, pair.row, pair.reference, column, scale, found)
-    if interval is None:
+    shift = difference(table, pair.row, pair.reference, column, scale, found)
+    interval = shift.interval
+    if interval is None or not shift.judged:
         return "missing"
     if scale == "paper" and interval.low is None:
         return "holds" if _holds(pair, interval.mean, table) else "fails"

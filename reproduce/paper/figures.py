@@ -38,6 +38,9 @@ STYLES: Mapping[str, tuple[str, Any]] = {
     "capped_softmax": ("#56B4E9", (0, (8, 2))),
     "linear": ("#E69F00", (0, (2, 2))),
 }
+NO_METADATA: Mapping[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+"""For savefig as SVG: nothing that changes from day to day."""
+
 OTHER = ("#8A8A8A", (0, (4, 1, 1, 1)))
 
 
@@ -242,11 +245,9 @@ class _Out:
 
 
 @contextmanager
-def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Figure", _Out]]:
-    """A figure in inches; its SVG is in the second value once the block ends."""
+def figure_style(name: str, ink: str) -> Iterator[None]:
+    """matplotlib with the looks of our figures and nothing of the user's; `name` salts an SVG's ids."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
     settings = {
         "svg.hashsalt": name,
@@ -262,19 +263,28 @@ def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Figure",
         "lines.linewidth": 1.4,
         "path.simplify": False,
         **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink
         ),
     }
-    out = _Out()
     with mpl.rc_context():
         mpl.rcdefaults()  # a matplotlibrc of the user's must not change the bytes
         mpl.rcParams.update(settings)
+        yield
+
+
+@contextmanager
+def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Figure", _Out]]:
+    """A figure in inches; its SVG is in the second value once the block ends."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    out = _Out()
+    with figure_style(name, INK):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, out
         buffer = io.StringIO()
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
     out.svg = _inline(buffer.getvalue(), name)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.paper.runs import Run, RunInfo, Scale
-from reproduce.paper.tables import MEAN, Column, Row, Table
+from reproduce.paper.tables import MEAN, Row, Table
 
 NOT_PART_OF_A_RECIPE = ("seed",)
 
@@ -29,16 +29,6 @@ class Group:
         """Domains whose log-perplexity every seed has, without the mean."""
         sets = [set(run.results.log_perplexity()) for run in self.runs]
         return set.intersection(*sets) - {"mean"}
-
-    def values(self, column: Column, factor: float) -> dict[int, float]:
-        """Seed -> the column's value in the table's unit, for the seeds that have every score of it."""
-        found: dict[int, float] = {}
-        for seed, run in self.by_seed.items():
-            scores = [run.results.score(key.suite, key.task, key.metric) for key in column.parts]
-            numbers = [score.value for score in scores if score is not None]
-            if len(numbers) == len(scores):
-                found[seed] = factor * sum(numbers) / len(numbers)
-        return found
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from reproduce.paper.matching import Group, group_runs, match_rows, setting_diff
 from reproduce.paper.metrics_log import Metrics, read_metrics
 from reproduce.paper.runs import Run, Scalar
 from reproduce.paper.tables import Table, load_tables
+from reproduce.paper.task_scores import ShownScore, shown_scores
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Page:
 
     claims: tuple[ClaimResult, ...]
     extra: tuple[Extra, ...]
+    scores: tuple[ShownScore, ...]
     reduced: bool
     families: tuple[Family, ...]
     strategies: "Markup | None"
@@ -126,6 +128,7 @@ def build_page(runs: Sequence[Run], curves: Curves | None) -> Page:
         ),
         claims=tuple(c for c in claim_results(tables, found) if c.verdict != "not_run"),
         extra=tuple(extras(groups, tables, found)),
+        scores=shown_scores([run for group in groups for run in group.runs]),
         reduced=any(cell.scale == "reduced" for cell in judged),
         families=tuple(_shown_families(_families(groups))),
         strategies=_svg(figures.strategy_curves(curves.scores, curves.weights, curves.r)) if curves else None,

@@ -1,6 +1,7 @@
 """The paper's tables as data: values exactly as printed, and which of our runs and scores each cell asks for.
 
-Files: numbers/*.yaml, one a table. No comparison here, and nothing about runs.
+Files: numbers/*.yaml, one a table. By which metric a task is scored, with how many shots, on how many items
+is eval/suites.yaml's. No comparison here, and nothing about runs.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+from eval.suites import load_suites
 
 NUMBERS = Path(__file__).parent / "numbers"
 MEAN = "mean"
@@ -23,6 +26,14 @@ class ScoreKey:
     suite: str
     task: str
     metric: str
+    stand_in: str | None = None
+    """Metric to show, judged by nothing, where the printed one was not computed."""
+
+    num_fewshot: int | None = None
+    """Shots that the score must have; None: the notion does not apply."""
+
+    n: int | None = None
+    """Items that the score must be over, the size of the published split; None: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +66,6 @@ class Column:
     name: str
     parts: tuple[ScoreKey, ...]
     """Scores whose plain average is the cell; one for a task, several for an average over tasks."""
-
-    n: int | None
-    """Size of the test set behind the published score, where known."""
 
     mean_of: tuple[str, ...] = ()
     """For a mean: the columns of this table that it averages."""
@@ -212,7 +220,7 @@ def _column(
     else:
         parts = (_key(name, entry, raw),)
     mean_of = tuple(entry.get("mean_of", ()))
-    return Column(name=name, parts=parts, n=entry.get("n"), mean_of=mean_of, mean_of_tables=tables)
+    return Column(name=name, parts=parts, mean_of=mean_of, mean_of_tables=tables)
 
 
 def _task_keys(raw: Mapping[str, Any]) -> list[ScoreKey]:
@@ -220,8 +228,20 @@ def _task_keys(raw: Mapping[str, Any]) -> list[ScoreKey]:
 
 
 def _key(name: str, entry: Mapping[str, Any], raw: Mapping[str, Any]) -> ScoreKey:
-    task, metric = entry.get("task", name), entry.get("metric", raw["metric"])
-    return ScoreKey(suite=raw["suite"], task=task, metric=metric)
+    task = entry.get("task", name)
+    suite = load_suites().get(raw["suite"])
+    if suite is None:  # perplexity: no shots, and any size of the evaluation set
+        return ScoreKey(suite=raw["suite"], task=task, metric=raw["metric"])
+    asked = suite.task(task)
+    printed = entry.get("printed", asked.paper_metric)
+    return ScoreKey(
+        suite=suite.name,
+        task=task,
+        metric=printed,
+        stand_in=None if printed == asked.paper_metric else asked.paper_metric,
+        num_fewshot=asked.num_fewshot,
+        n=asked.n,
+    )
 
 
 def _row(entry: Mapping[str, Any], width: int) -> Row:

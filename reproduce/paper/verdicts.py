@@ -7,7 +7,9 @@ How a cell is judged
   anything, from reproducing everything.
   At the paper's scale, one seed: no interval. `reproduced` within the tolerance plus half a printed unit. The
   tolerance is ours: 0.02 nats; for an accuracy, 1.96 standard errors of the difference of two models measured
-  on that many test items.
+  on that many test items, both at the printed level: the standard error that came with our score says the
+  same at our level, and would make the bar depend on how far off we are. A gp-IRT estimate counts as a mean
+  over its items, which is on the wide side.
   At reduced scale: only the sign of (strategy - uniform), against the sign of the printed difference. The
   differences are paired by seed; their 95% t interval excludes zero or leaves the cell unresolved. Where the
   paper prints no difference, the interval has to lie within EQUAL to agree and wholly outside to disagree.
@@ -73,9 +75,7 @@ def tolerance_of(table: Table, column: Column, printed: Printed) -> float:
     """What one seed may be off, in the table's unit."""
     if table.tolerance is not None:
         return table.tolerance
-    sizes = [c.n for c in table.columns if c.name in (column.mean_of or (column.name,)) and c.n is not None]
-    if not sizes:
-        return 1.0  # an average over two tables of tasks: one point
+    sizes = [key.n for key in column.parts if key.n is not None]
     # A mean of k tasks has the variance of their sum over k^2; each accuracy is taken at the printed level.
     variance = sum(accuracy_stderr(printed.value / 100, n) ** 2 for n in sizes) / len(sizes) ** 2
     return float(table.factor * NORMAL_975 * (2 * variance) ** 0.5)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from eval.results import Score
 from reproduce.errors import UserError
 from reproduce.paper.matching import Group, check_comparable
-from reproduce.paper.runs import Run
+from reproduce.paper.readings import different_questions, joined, scoring_differences
 from reproduce.paper.statistics import Interval, mean_interval, paired_interval, welch_interval
 
 Outcome = Literal["better", "worse", "unresolved"]
@@ -36,19 +37,21 @@ class Difference:
     note: str
 
 
-ScoreName = tuple[str, str, str]
+ScoreName = tuple[str, str, str, int | None]
+"""Suite, task, metric, shots."""
 
 
 def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
     """Each group against the reference, score by score, in the order of the reference's results.
 
     Raises:
-        UserError: groups that were measured or trained on different data, or share no score.
+        UserError: groups that were measured or trained on different data, answered different questions, or
+            share no score.
     """
     check_comparable([reference, *groups], "the comparison")
     found = []
     for group in groups:
-        _same_versions(group, reference)
+        _same_questions(group, reference)
         names = [name for name in _scores(reference) if name in _scores(group)]
         if not names:
             raise UserError(
@@ -80,7 +83,12 @@ def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
         paired=paired,
         n_seeds=interval.n,
         verdict=_outcome(interval, _higher_is_better(group, name)),
-        note="" if interval.low is not None else "one seed on a side: no interval",
+        note=joined(
+            [
+                "" if interval.low is not None else "one seed on a side: no interval",
+                *_remarks(group, reference, name),
+            ]
+        ),
     )
 
 
@@ -93,8 +101,9 @@ def _outcome(interval: Interval, higher_is_better: bool) -> Outcome:
 def _scores(group: Group) -> dict[ScoreName, bool]:
     """Scores that every seed has -> higher is better, in file order."""
     runs = group.runs
-    found = {(s.suite, s.task, s.metric): s.higher_is_better for s in runs[0].results.scores}
-    return {name: better for name, better in found.items() if all(run.results.score(*name) for run in runs)}
+    found = {_name(score): score.higher_is_better for score in runs[0].results.scores}
+    in_all = set.intersection(*({_name(score) for score in run.results.scores} for run in runs))
+    return {name: better for name, better in found.items() if name in in_all}
 
 
 def _higher_is_better(group: Group, name: ScoreName) -> bool:
@@ -105,21 +114,37 @@ def _values(group: Group, name: ScoreName) -> dict[int, float]:
     return {
         seed: score.value
         for seed, run in group.by_seed.items()
-        if (score := run.results.score(*name)) is not None
+        for score in run.results.scores
+        if _name(score) == name
     }
 
 
-def _same_versions(group: Group, reference: Group) -> None:
-    """Refuse scores of one task made by different versions of it."""
-
-    def versions(run: Run) -> dict[ScoreName, tuple[str | None, int | None]]:
-        return {(s.suite, s.task, s.metric): (s.task_version, s.num_fewshot) for s in run.results.scores}
-
-    known = versions(reference.runs[0])
+def _same_questions(group: Group, reference: Group) -> None:
+    """Refuse scores of one task over different items, prompts, shots, or by different versions of it."""
+    first = reference.runs[0]
+    known = {_name(score): score for score in first.results.scores}
+    shots = {name[:3]: name[3] for name in known}
     for run in [*reference.runs, *group.runs]:
-        for name, version in versions(run).items():
-            if name in known and known[name] != version:
-                raise UserError(
-                    f"{run.path} and {reference.runs[0].path} scored {name[1]:.60} with different "
-                    "task versions or shots; evaluate both alike"
-                )
+        for score in run.results.scores:
+            other = known.get(_name(score))
+            task = f"{run.path} and {first.path} scored {score.task:.60}"
+            if other is None and _name(score)[:3] in shots:
+                raise UserError(f"{task} with different shots; evaluate both alike")
+            if other is None:
+                continue
+            if (score.limit, score.n) != (other.limit, other.n):
+                raise UserError(f"{task} over {score.n} and {other.n} items; evaluate both alike")
+            if unlike := different_questions([score], [other]):
+                raise UserError(f"{run.path} and {first.path}, {unlike}; evaluate both alike")
+
+
+def _remarks(group: Group, reference: Group, name: ScoreName) -> list[str]:
+    """What else differed in how the two were scored."""
+    first = reference.runs[0].results.scores
+    theirs = next(score for score in first if _name(score) == name)
+    found = [s for run in [*reference.runs, *group.runs] for s in run.results.scores if _name(s) == name]
+    return [remark for score in found for remark in scoring_differences([score], [theirs])]
+
+
+def _name(score: Score) -> ScoreName:
+    return (score.suite, score.task, score.metric, score.num_fewshot)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reproduce.errors import StorageError
+from reproduce.errors import DataError, StorageError, UserError
 from reproduce.training.checkpoint_files import (
     MANIFEST,
     MODEL,
@@ -55,6 +55,7 @@ __all__ = [
     "latest",
     "load",
     "load_parameters",
+    "steps_asked",
 ]
 
 
@@ -82,6 +83,26 @@ def latest(folder: Path, warn: Callable[[str], None], ranks: Ranks = ALONE) -> C
             return found
         warn(f"checkpoint passed over: {said}")
     return None
+
+
+def steps_asked(run: Path, which: str) -> list[Checkpoint]:
+    """The checkpoints of a run that `all` or a step names.
+
+    Raises:
+        UserError: `which` is neither.
+        DataError: there is no such checkpoint.
+    """
+    found = {c.step: c for c in checkpoints(run / "checkpoints")}
+    have = ", ".join(map(str, found)) or "none"
+    if which == "all":
+        asked = list(found)
+    elif which.isascii() and which.isdecimal() and len(which) <= 12:
+        asked = [int(which)]
+    else:
+        raise UserError(f"--checkpoint {which[:40]}: give last, all or a step; there is {have}")
+    if not asked or not all(step in found for step in asked):
+        raise DataError(f"{run} has no checkpoint {which}; there is {have}")
+    return [found[step] for step in asked]
 
 
 def load(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

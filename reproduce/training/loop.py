@@ -73,7 +73,11 @@ def run(
     Raises:
         UserError: with the exit code of its kind; status.json says the same.
     """
-    with joined(recipe) as mesh, lost_ranks_named(mesh), ExitStack() as stack:
+    with (
+        joined(recipe.train.precision, recipe.parallel) as mesh,
+        lost_ranks_named(mesh),
+        ExitStack() as stack,
+    ):
         start = open_run(recipe, path, data, events, options or Options(), mesh, stack)
         # Inside the folder's record of failures, so that it is the named error that is written down.
         with start.folder.failures_recorded(), lost_ranks_named(mesh):
@@ -139,6 +143,8 @@ class _Trainer:
         self._clock = Clock()
         self._telemetry = Telemetry(recipe, mesh, start.batches.domains, self._reweighter)
         names = start.options.trackers if mesh.leads else ()
+        if start.options.scorer is not None:
+            start.options.scorer.prepare(start)
         self._trackers = Trackers(names, start.folder.path, recipe_as_dict(recipe), start.events.warn)
 
     @property
@@ -252,6 +258,7 @@ class _Trainer:
         scores = self._evaluate(step) if evaluates else None
         if self._saves(step):
             self._save(step)
+        self._score_tasks(step)
         return scores, asked if self._mesh.world > 1 else self._asked()
 
     def _asked(self) -> Requests:
@@ -283,6 +290,15 @@ class _Trainer:
         self._trackers.log(line)
         self._clock.skip()
         return scores
+
+    def _score_tasks(self, step: int) -> None:
+        scorer = self._start.options.scorer
+        if scorer is None or not scorer.due(step, self._recipe.train.steps):
+            return
+        line = scorer(self._start, step, self._model.network, full_parameters(self._model))
+        self._folder.log(**line)
+        self._trackers.log(line)
+        self._clock.skip()
 
     def _save(self, step: int, *, final: bool = False) -> None:
         extra: dict[str, Tensor] = {}

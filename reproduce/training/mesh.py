@@ -161,8 +161,15 @@ def make_mesh(precision: Literal["fp32", "bf16", "auto"]) -> Mesh:
 
 
 @contextmanager
-def joined(recipe: Recipe) -> Iterator[Mesh]:
+def joined(
+    precision: Literal["fp32", "bf16", "auto"], spec: ParallelSpec, host_patience_s: int = HOST_PATIENCE_S
+) -> Iterator[Mesh]:
     """The mesh of this rank, among those that a launcher or scheduler started with it; alone without one.
+
+    Args:
+        precision: of forward passes.
+        spec: how long to wait for each other, and how the model is split.
+        host_patience_s: seconds that ranks wait for each other's work on the host.
 
     Raises:
         UserError: an environment that contradicts itself; ranks that did not come in time.
@@ -170,22 +177,22 @@ def joined(recipe: Recipe) -> Iterator[Mesh]:
     """
     adopt_scheduler(os.environ)
     if not launched(os.environ) or os.environ.get("WORLD_SIZE", "1") == "1":
-        yield make_mesh(recipe.train.precision)
+        yield make_mesh(precision)
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = _device_of(local_rank)
-    precision = _resolve(recipe.train.precision, device)
-    store, host_group = _join(recipe.parallel, device, rank, world)
+    resolved = _resolve(precision, device)
+    store, host_group = _join(spec, device, rank, world, host_patience_s)
     try:
         yield Mesh(
             device=device,
-            precision=precision,
+            precision=resolved,
             rank=rank,
             world=world,
             local_rank=local_rank,
             local_world=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            sharded=recipe.parallel.sharding != "none" and world > 1,
+            sharded=spec.sharding != "none" and world > 1,
             host_group=host_group,
             store=store,
         )
@@ -193,7 +200,9 @@ def joined(recipe: Recipe) -> Iterator[Mesh]:
         dist.destroy_process_group()
 
 
-def _join(spec: ParallelSpec, device: torch.device, rank: int, world: int) -> tuple[Store, dist.ProcessGroup]:
+def _join(
+    spec: ParallelSpec, device: torch.device, rank: int, world: int, host_patience_s: int
+) -> tuple[Store, dist.ProcessGroup]:
     start = timedelta(seconds=spec.start_timeout_s)
     # Ranks may finish compiling at different times.
     step = timedelta(seconds=spec.step_timeout_s + (COMPILE_PATIENCE_S if spec.compile else 0))
@@ -203,7 +212,7 @@ def _join(spec: ParallelSpec, device: torch.device, rank: int, world: int) -> tu
         dist.init_process_group(
             backend, store=PrefixStore("ranks", store), rank=rank, world_size=world, timeout=step
         )
-        patience = timedelta(seconds=HOST_PATIENCE_S)
+        patience = timedelta(seconds=host_patience_s)
         return store, dist.new_group(backend="gloo", timeout=patience)
     except (RuntimeError, ValueError, OSError) as error:
         why = " ".join(str(error).split())[:200]

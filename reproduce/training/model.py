@@ -4,6 +4,7 @@ Shapes: B samples, T tokens, V vocabulary, D width.
 """
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
@@ -157,7 +159,50 @@ def load_network(folder: Path) -> PreTrainedModel:
     return network
 
 
-def export(network: PreTrainedModel, folder: Path, tokenizer_json: Path | None) -> None:
+def plain_copy(network: PreTrainedModel, parameters: Iterable[tuple[str, Tensor]]) -> PreTrainedModel:
+    """A network as the library itself makes it, of the same architecture: for prompts of uneven length.
+
+    The original may be set up for whole sequences, sharded, compiled. No generator's state changes.
+
+    Args:
+        network: the original.
+        parameters: its parameters by name, whole; a leading `network.` is dropped.
+    """
+    with torch.random.fork_rng():
+        copy: PreTrainedModel = AutoModelForCausalLM.from_config(network.config, attn_implementation="sdpa")
+    own = dict(copy.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters:
+            own.pop(name.removeprefix("network.")).copy_(value)
+    assert not own, list(own)
+    return copy.eval()
+
+
+def store_tokenizer(tokenizer_json: Path, end_of_text: int, context: int) -> PreTrainedTokenizerFast:
+    """A token store's tokenizer as the library has it.
+
+    Args:
+        tokenizer_json: of the store.
+        end_of_text: id of the token that ends every document there; also the first of a prompt without one.
+        context: tokens that the model takes.
+
+    Raises:
+        DataError: the file is damaged, or has no such token.
+    """
+    try:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_json), model_max_length=context)
+        token = tokenizer.convert_ids_to_tokens(end_of_text)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"{tokenizer_json}: not a tokenizer ({why}); prepare the data again") from None
+    if not isinstance(token, str):
+        raise DataError(f"{tokenizer_json}: has no token {end_of_text}; prepare the data again")
+    for name in ("bos_token", "eos_token", "unk_token"):
+        setattr(tokenizer, name, token)
+    return tokenizer
+
+
+def export(network: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, and the tokenizer if there is one."""
     logging.disable_progress_bar()  # progress is the caller's to show
     try:
@@ -166,14 +211,5 @@ def export(network: PreTrainedModel, folder: Path, tokenizer_json: Path | None) 
         raise StorageError(
             f"cannot write {folder}: {error}; free space, then run the same command again"
         ) from None
-    if tokenizer_json is not None:
-        from transformers import PreTrainedTokenizerFast
-
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(tokenizer_json),
-            bos_token="<|endoftext|>",
-            eos_token="<|endoftext|>",
-            unk_token="<|endoftext|>",
-            model_max_length=network.config.max_position_embeddings,
-        )
+    if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -1,15 +1,16 @@
 """What a finished run leaves: the model as a Hugging Face folder, and results.json."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from eval.perplexity import LogPerplexity
-from eval.results import Results, write_results
+from eval.results import Results, ResultsError, read_results, write_results
 from reproduce.training.evaluate import as_scores
-from reproduce.training.model import LanguageModel, build_network, export
+from reproduce.training.model import LanguageModel, build_network, export, store_tokenizer
 from reproduce.training.provenance import versions
 from reproduce.training.start import Start
 
@@ -25,15 +26,18 @@ def write_model(start: Start, model: LanguageModel, full: Mapping[str, Tensor] |
     recipe, store = start.recipe, start.store
     temporary = start.folder.path / ".tmp-model"
     shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer = store.path / "tokenizer.json"
+    file, meta = store.path / "tokenizer.json", store.manifest.tokenizer
+    tokenizer = None
+    if file.is_file():
+        tokenizer = store_tokenizer(file, meta.end_of_text, recipe.model.context)
     network = model.network
     if full is not None:
-        network = build_network(recipe.model, recipe.seed, store.manifest.tokenizer.end_of_text)
+        network = build_network(recipe.model, recipe.seed, meta.end_of_text)
         with torch.no_grad():
             for name, parameter in LanguageModel(network).named_parameters():
                 parameter.copy_(full[name])
     try:
-        export(network, temporary, tokenizer if tokenizer.is_file() else None)
+        export(network, temporary, tokenizer)
         shutil.rmtree(start.folder.model, ignore_errors=True)
         temporary.rename(start.folder.model)
     finally:
@@ -53,3 +57,16 @@ def write_scores(start: Start, scores: dict[str, LogPerplexity]) -> None:
             versions=versions(),
         ),
     )
+
+
+def read_or_put_aside(path: Path, fresh: Results, warn: Callable[[str], None]) -> Results:
+    """What results.json says, or `fresh`; a damaged one is moved aside, and named."""
+    if not path.exists():
+        return fresh
+    try:
+        return read_results(path)
+    except ResultsError as error:
+        aside = path.with_suffix(".damaged.json")
+        path.replace(aside)
+        warn(f"{error}; moved to {aside.name}, and written anew")
+        return fresh

@@ -1,10 +1,10 @@
 """What a run is made of, opened and checked before anything is written or trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_prep.batches import Batches
 from data_prep.files import sha256_text
@@ -20,6 +20,10 @@ from reproduce.training.mesh import Mesh, check_memory
 from reproduce.training.peer_dir import PeerRunDir
 from reproduce.training.provenance import provenance, versions
 from reproduce.training.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,25 @@ class Events:
     """How often a signal asked for a checkpoint since the start."""
 
 
+class Scorer(Protocol):
+    """Scores tasks while a run goes on. Comes from outside: training itself knows no harness."""
+
+    def prepare(self, start: "Start") -> None:
+        """Find out before the first step what could not be scored; all ranks call it."""
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether the model after this step, of so many, is to be scored."""
+
+    def __call__(
+        self,
+        start: "Start",
+        step: int,
+        network: "PreTrainedModel",
+        parameters: "Iterable[tuple[str, Tensor]]",
+    ) -> Mapping[str, Any]:
+        """Score the network with these parameters, whole, by name; all ranks call it. A line of metrics."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a start may ask for besides the recipe."""
@@ -48,6 +71,8 @@ class Options:
     """Refuse to fall back on an older checkpoint where the newest is damaged."""
     trackers: tuple[str, ...] = ()
     """accelerate's names of experiment trackers."""
+    scorer: Scorer | None = None
+    """Asked after every step whether the model is to be scored on tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,12 +73,13 @@ class End:
 def run_locally(
     nproc: int,
     arguments: Sequence[str],
-    run: Path,
+    run: Path | None,
     announce: Callable[[str], None],
     *,
+    verb: str = "train",
     worker: Sequence[str] | None = None,
 ) -> int:
-    """Run `reweight train ARGUMENTS` as `nproc` ranks on this machine, and wait for all of them.
+    """Run `reweight VERB ARGUMENTS` as `nproc` ranks on this machine, and wait for all of them.
 
     SIGINT, SIGTERM and SIGUSR1 are passed on to every rank (a hang-up as SIGTERM); after the second request
     to stop, and after a failed rank, the others have GRACE_S to end. No rank outlives this process.
@@ -86,23 +87,24 @@ def run_locally(
 
     Args:
         nproc: ranks.
-        arguments: of `reweight train`, without --nproc.
-        run: the run folder. If ranks end without saying why in its status.json, it is said there.
+        arguments: of the command, without --nproc.
+        run: the run folder. If ranks end without saying why in its status.json, it is said there. None: the
+            command keeps no status.
         announce: gets one line worth reading.
-        worker: the command instead of `reweight train`.
+        verb: the command.
+        worker: a whole command line instead.
 
     Returns:
         The exit code of the rank that failed first, RANKS_DISAGREE if that one was killed or crashed.
     """
-    status = run / "status.json"
-    before = _stamp(status)
+    before = None if run is None else _stamp(run / "status.json")
     with _signals() as received, _port() as port:
-        watch = _Watch(_start(nproc, worker or _worker(arguments), port), received, announce)
+        watch = _Watch(_start(nproc, worker or _worker(verb, arguments), port), received, announce)
         watch.until_all_are_gone()
     first = watch.first_failure()
     code = watch.agreed() if first is None else first.exit_code
-    if code != ExitCode.DONE:
-        _record(run, code, first, _stamp(status) != before, announce)
+    if code != ExitCode.DONE and run is not None:
+        _record(run, code, first, _stamp(run / "status.json") != before, announce)
     return int(code)
 
 
@@ -234,10 +236,10 @@ def _start(nproc: int, command: Sequence[str], port: int) -> list["subprocess.Po
     return ranks
 
 
-def _worker(arguments: Sequence[str]) -> list[str]:
+def _worker(verb: str, arguments: Sequence[str]) -> list[str]:
     # `python -m` looks for modules in the working directory first, where a user's files may have any name.
     here = Path(__file__).resolve().parents[2] == Path.cwd().resolve()
-    return [sys.executable, *([] if here else ["-P"]), "-m", "reproduce.cli", "train", *arguments]
+    return [sys.executable, *([] if here else ["-P"]), "-m", "reproduce.cli", verb, *arguments]
 
 
 @contextmanager

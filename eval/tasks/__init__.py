@@ -1,0 +1,1 @@
+"""Tasks that lm-eval can no longer load as it ships them, for its `include_path`."""
