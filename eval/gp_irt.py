@@ -31,19 +31,20 @@ SECONDS = 300.0
 MAX_BYTES = 1 << 30
 """The published file has a few megabytes."""
 
+OTHER_FILE = f"check that {FILE_NAME} is its own"
 NOT_INSTALLED = 3
 """Exit code of the child where it cannot import the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpIrt:
-    """The estimate, or why there is none."""
+    """The estimate, or why there is none: one of the two is None."""
 
     value: float | None
     """In [0, 1]."""
 
-    why_not: str
-    """One line with the remedy; empty where there is a value."""
+    why_not: str | None
+    """One line with the remedy."""
 
 
 def gp_irt(
@@ -65,7 +66,8 @@ def gp_irt(
 
     Raises:
         EvaluationError: 2 for a file without a digest, a digest without a file or of another form; 3 for a
-            file that cannot be read or has another digest; 7 for no room for its copy.
+            file that cannot be read or has another digest, and for a package that fails or gives no share;
+            7 for no room for its copy.
     """
     if irt_file is None and sha256 is None:
         return _none(f"no item parameters; give --irt-file ({FILE_NAME} of {HOME}) and --irt-sha256")
@@ -147,13 +149,13 @@ def _estimate(correct: list[float], benchmark: str, folder: Path, seconds: float
             timeout=seconds,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return _none(f"the package tinyBenchmarks took more than {seconds:g} s; try on an idle machine")
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"took more than {seconds:g} s; try on an idle machine") from error
     if done.returncode == NOT_INSTALLED:
-        return _none(f"the package tinyBenchmarks is not installed; install it from {HOME}")
+        return _none(f"the package tinyBenchmarks is not installed; pip install git+https://{HOME}")
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return _none(f"the package tinyBenchmarks failed ({said[:200]}); check that {FILE_NAME} is its own")
+        raise _failed(f"failed ({said[:200]}); {OTHER_FILE}")
     return _checked(done.stdout)
 
 
@@ -161,11 +163,13 @@ def _checked(output: str) -> GpIrt:
     """The last line of what the child wrote; the package may write before it."""
     last = (output.strip().splitlines() or ["nothing"])[-1]
     try:
-        value = float(last)
-    except ValueError:
-        return _none(f"the package tinyBenchmarks answered {last[:40]!r}; check its version")
+        value = float(json.loads(last)["gpirt"])
+    except (ValueError, TypeError, KeyError):
+        raise _failed(f"answered {last[:40]!r}; check its version") from None
     if not 0.0 <= value <= 1.0:  # NaN neither
-        return _none(
-            f"the package tinyBenchmarks answered {value}, no share; check that {FILE_NAME} is its own"
-        )
-    return GpIrt(value=value, why_not="")
+        raise _failed(f"answered {value}, no share; {OTHER_FILE}")
+    return GpIrt(value=value, why_not=None)
+
+
+def _failed(what: str) -> EvaluationError:
+    return EvaluationError(f"gp-IRT: the package tinyBenchmarks {what}, or leave out --irt-file", 3)

@@ -19,7 +19,7 @@ def main() -> int:
 
     estimates = package.evaluate(np.array(question["correct"]), question["benchmark"])
     # A line of its own, whatever the package wrote.
-    print("\n" + repr(float(estimates[question["benchmark"]]["gpirt"])))
+    print("\n" + json.dumps({"gpirt": float(estimates[question["benchmark"]]["gpirt"])}))
     return 0
 
 

@@ -151,7 +151,7 @@ def evaluate_task(
 
 def library_versions() -> dict[str, str]:
     """Library -> version of what decides a score."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: version(name) for name in sorted(LIBRARIES)}
 
 
 def _load(manager: TaskManager, task: EvalTask, data: TaskData) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from eval.task_layout import README, Layout
 from eval.task_prepare import disk_errors
 
 CONFIGURATION = "logiqa"
+LABELS = ("a", "b", "c", "d")
 LETTER_AND_STOP = 2
 """Characters before an option's text."""
 
@@ -45,12 +46,16 @@ def read_logiqa_text(path: Path, file: RawFile) -> list[LogiqaItem]:
     """The items of one split, in the file's order.
 
     Raises:
-        EvaluationError: 3 for a file that is missing, is not the published one, or holds another number of
-            items.
+        EvaluationError: 3 for a file that is missing, is not the published one, holds another number of
+            items, or one that is none.
     """
     # Line ends as Python's text mode reads them, which is how the script read them.
     text = _published(path, file).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    items = [_item(path, block) for block in text.strip().split("\n\n")]
+    line = 1 + text[: len(text) - len(text.lstrip())].count("\n")
+    items = []
+    for block in text.strip().split("\n\n"):
+        items.append(_item(path, line, block))
+        line += block.count("\n") + 2
     if len(items) != file.items:
         raise EvaluationError(f"{path}: holds {len(items)} items instead of {file.items}; fetch it again", 3)
     return items
@@ -144,10 +149,21 @@ def _published(path: Path, file: RawFile) -> bytes:
     return content
 
 
-def _item(path: Path, block: str) -> LogiqaItem:
+def _item(path: Path, line: int, block: str) -> LogiqaItem:
+    """The item whose label is in that line."""
     label, *texts = block.split("\n")
-    if len(texts) < 3:
-        raise EvaluationError(f"{path}: the item at {block[:40]!r} has no option; fetch the file again", 3)
+    if label.strip() not in LABELS:
+        raise EvaluationError(
+            f"{path}: line {line}: {label[:40]!r} is none of the labels {', '.join(LABELS)}; fetch the file "
+            "again",
+            3,
+        )
+    if len(texts) != 2 + len(LABELS):
+        raise EvaluationError(
+            f"{path}: line {line}: an item of {1 + len(texts)} lines, and label, passage, question and "
+            f"{len(LABELS)} options are {3 + len(LABELS)}; fetch the file again",
+            3,
+        )
     context, question, *options = texts
     return {
         "label": label.strip(),

@@ -50,7 +50,7 @@ def test_eval_of_checkpoints_follows_training(reweight: Cli, run_folder: Path) -
     [
         (("--checkpoint", "5"), 3, "there is 6, 8"),
         (("--checkpoint", "best"), 2, "give last, all or a step"),
-        (("--suite", "gpt2_qa"), 2, "gpt2_qa"),
+        (("--suite", "gpt2"), 2, "gpt2_qa"),
         (("--data", "nowhere"), 3, "nowhere"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -66,23 +67,42 @@ def refusal(irt_file: Path | None, sha256: str | None) -> EvaluationError:
     return late.value
 
 
+def reason(correct: Sequence[float], irt_file: Path | None, sha256: str | None) -> str:
+    """Why there is no estimate."""
+    found = gp_irt(correct, "arc", irt_file, sha256)
+    assert found.value is None
+    assert found.why_not
+    assert "\n" not in found.why_not
+    return found.why_not
+
+
+def failure(irt_file: Path, sha256: str, **seconds: float) -> str:
+    """The line of a package that fails on a pinned file."""
+    with pytest.raises(EvaluationError) as error:
+        gp_irt(CORRECT, "arc", irt_file, sha256, **seconds)
+    assert error.value.exit_code == 3
+    assert str(error.value).startswith("gp-IRT: the package tinyBenchmarks ")
+    assert str(error.value).endswith("or leave out --irt-file")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.mark.parametrize("benchmark", ["arc", "winogrande"])
 def test_the_packages_estimate_of_the_items_in_their_order(
     package: Path, irt_file: Path, sha256: str, benchmark: str
 ) -> None:
     # 1 + ... + 37 = 37 * 38 / 2 = 703 of 5050, halved by the file.
     found = gp_irt(CORRECT, benchmark, irt_file, sha256)
-    assert found == GpIrt(value=pytest.approx(703 / 5050 / 2), why_not="")
+    assert found == GpIrt(value=pytest.approx(703 / 5050 / 2), why_not=None)
     # The same scores from the end: 64 + ... + 100 = 37 * 82 = 3034.
     turned = gp_irt(CORRECT[::-1], benchmark, irt_file, sha256.upper())
     assert turned.value == pytest.approx(3034 / 5050 / 2)
 
 
 def test_nothing_given_nothing_estimated(package: Path) -> None:
-    found = gp_irt(CORRECT, "arc", None, None)
-    assert found.value is None
-    assert "--irt-file" in found.why_not
-    assert "--irt-sha256" in found.why_not
+    why_not = reason(CORRECT, None, None)
+    assert "--irt-file" in why_not
+    assert "--irt-sha256" in why_not
     check_irt_file(None, None)
 
 
@@ -122,25 +142,20 @@ def test_a_pickle_is_not_loaded_by_this_project(package: Path, tmp_path: Path) -
     with pytest.raises(EvaluationError):
         gp_irt(CORRECT, "arc", bomb, "0" * 64)
     # Pinned, it reaches the package; this stub reads bytes, so only we could have made the mark.
-    pinned = gp_irt(CORRECT, "arc", bomb, hashlib.sha256(bomb.read_bytes()).hexdigest())
-    assert pinned.value is None
+    failure(bomb, hashlib.sha256(bomb.read_bytes()).hexdigest())
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("n", [0, 4, 99, 101])
 def test_another_number_of_items_has_no_estimate(package: Path, irt_file: Path, sha256: str, n: int) -> None:
-    found = gp_irt([1.0] * n, "arc", irt_file, sha256)
-    assert found.value is None
-    assert f"{n} were scored" in found.why_not
+    assert f"{n} were scored" in reason([1.0] * n, irt_file, sha256)
 
 
 @pytest.mark.parametrize("odd", [0.5, 2.0, float("nan")])
 def test_scores_other_than_right_and_wrong_have_no_estimate(
     package: Path, irt_file: Path, sha256: str, odd: float
 ) -> None:
-    found = gp_irt([*CORRECT[:-1], odd], "arc", irt_file, sha256)
-    assert found.value is None
-    assert "neither 0 nor 1" in found.why_not
+    assert "neither 0 nor 1" in reason([*CORRECT[:-1], odd], irt_file, sha256)
 
 
 def test_without_the_package_there_is_no_estimate(
@@ -151,10 +166,9 @@ def test_without_the_package_there_is_no_estimate(
     (tmp_path / "here" / "tinyBenchmarks").mkdir(parents=True)
     install(tmp_path / "here" / "tinyBenchmarks", "")
     monkeypatch.chdir(tmp_path / "here")
-    found = gp_irt(CORRECT, "arc", irt_file, sha256)
-    assert found.value is None
-    assert "not installed" in found.why_not
-    assert "github.com/felipemaiapolo/tinyBenchmarks" in found.why_not
+    why_not = reason(CORRECT, irt_file, sha256)
+    assert "not installed" in why_not
+    assert "pip install git+https://github.com/felipemaiapolo/tinyBenchmarks" in why_not
 
 
 @pytest.mark.parametrize(
@@ -162,37 +176,29 @@ def test_without_the_package_there_is_no_estimate(
 )
 def test_what_is_no_share_is_refused(package: Path, irt_file: Path, sha256: str, answer: str) -> None:
     install(package, f"value = {answer}")
-    found = gp_irt(CORRECT, "arc", irt_file, sha256)
-    assert found.value is None
-    assert "no share" in found.why_not
+    assert "no share" in failure(irt_file, sha256)
 
 
 def test_a_failing_package_is_told_in_one_line(package: Path, irt_file: Path, sha256: str) -> None:
     install(package, "raise RuntimeError('scores of another shape')")
-    found = gp_irt(CORRECT, "arc", irt_file, sha256)
-    assert found.value is None
-    assert "RuntimeError: scores of another shape" in found.why_not
-    assert "\n" not in found.why_not
+    assert "RuntimeError: scores of another shape" in failure(irt_file, sha256)
     install(package, "os._exit(3 + 6)")
-    assert "exit code 9" in gp_irt(CORRECT, "arc", irt_file, sha256).why_not
-    install(package, "os._exit(0)")
-    assert gp_irt(CORRECT, "arc", irt_file, sha256).value is None
+    assert "exit code 9" in failure(irt_file, sha256)
+    for said in ("not a word", "0.5", "[0.5]", "{}"):  # on its own, a number is no answer
+        install(package, f"print({said!r}, flush=True); os._exit(0)")
+        assert f"answered {said!r}" in failure(irt_file, sha256)
 
 
 def test_a_package_that_lacks_a_package_is_not_called_missing(
     package: Path, irt_file: Path, sha256: str
 ) -> None:
     install(package, "import tinyBenchmarks_of_scipy")
-    found = gp_irt(CORRECT, "arc", irt_file, sha256)
-    assert found.value is None
-    assert "No module named 'tinyBenchmarks_of_scipy'" in found.why_not
+    assert "No module named 'tinyBenchmarks_of_scipy'" in failure(irt_file, sha256)
 
 
 def test_a_package_that_hangs_is_given_up(package: Path, irt_file: Path, sha256: str) -> None:
     install(package, "import time; time.sleep(60)")
-    found = gp_irt(CORRECT, "arc", irt_file, sha256, seconds=1.0)
-    assert found.value is None
-    assert "more than 1 s" in found.why_not
+    assert "more than 1 s" in failure(irt_file, sha256, seconds=1.0)
 
 
 def test_the_package_sees_only_the_copy_and_no_network_client(

@@ -208,7 +208,7 @@ def test_finding_the_llama_numbers_would_not_fit_one_item_more_or_less(task: str
 
 
 def test_finding_four_logiqa_numbers_of_the_gpt2_tables_are_cut_and_not_rounded() -> None:
-    """Or averages. In one decimal any number is some share of the three larger tasks, so those say nothing."""
+    """Or averages. The larger tasks say nothing: of their n, any number with one decimal is some share."""
     cut = {"25.9": 169, "26.5": 173, "26.8": 175, "27.9": 182}
     # 4 + 4 + 7 rows of 4 tasks.
     assert unlike_shares(GPT2_TABLES) == (60, {("logiqa", p) for p in cut})

@@ -209,15 +209,11 @@ def test_offline_without_data_is_one_line_a_task(empty: Place) -> None:
 def test_repositories_of_one_name_and_changed_content_are_not_mixed_up(empty: Place) -> None:
     """`datasets` keeps what it has prepared by the name of the folder and the names of the files alone."""
     calls = []
-    for owner in ("one", "two"):
-        repository = Repository(empty.hub.root, f"{owner}/sciq")
-        repository.config("default", rows(sciq, {"test": 4}, owner), "data")
-        repository.card()
-        calls.append({"task": "sciq", "sources": [[f"{owner}/sciq", "main", True]]})
-    changed = Repository(empty.hub.root, "one/sciq", "refs/pr/1")
-    changed.config("default", rows(sciq, {"test": 4}, "new"), "data")
-    changed.card()
-    calls.append({"task": "sciq", "sources": [["one/sciq", "refs/pr/1", True]]})
+    for name, revision in (("one/sciq", "main"), ("two/sciq", "main"), ("one/sciq", "refs/pr/1")):
+        made = rows(sciq, {"test": 4}, name + revision)["test"]
+        # Without README.md nothing but the rows differs.
+        Repository(empty.hub.root, name, revision).parquet("data/test-00000-of-00001.parquet", made)
+        calls.append({"task": "sciq", "sources": [[name, revision, True]]})
     results = call_tasks(empty, calls)
     assert [each["paths"] for each in results] == [["data/test-00000-of-00001.parquet"]] * 3
     assert len({each["loaded"]["None"]["test"]["sha256"] for each in results}) == 3

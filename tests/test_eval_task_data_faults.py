@@ -14,11 +14,11 @@ from task_cases import BODY, CASES, MENDED, SIZES, TEST, Case
 from task_place import call_tasks
 from task_sets import Repository, rows, sciq
 
-from eval import task_folders
+from eval import task_data, task_folders
 from eval.errors import EvaluationError
 from eval.suites import DataSource, load_suites
 from eval.task_data import locate
-from eval.task_folders import HubFile
+from eval.task_folders import HubFile, Note, configuration, write_note
 from reproduce.scoring.hub import REMEDY
 
 
@@ -161,6 +161,18 @@ def test_the_next_source_is_tried_and_all_are_named_where_none_is_left(
         with pytest.raises(EvaluationError, match=f"^{re.escape(line)}$") as caught:
             locate(replace(tasks.task(name), sources=sources), hub)
         assert caught.value.exit_code == code
+
+
+def test_a_revision_that_has_moved_is_located_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (task_folders, task_data):
+        monkeypatch.setattr(module, "home", lambda: tmp_path)
+    task = load_suites()["gpt2_qa"].task("sciq")
+    old = configuration({"test": (HubFile(path="old.parquet", bytes=1),)}, None, None)
+    repository = task.sources[0].repository
+    write_note(Note(repository=repository, revision="main", commit="0" * 40, configs={None: old}))
+    located = locate(task, Sources({(repository, "main"): ["test.parquet"]}))
+    assert located.dataset == f"{repository}@{'main':a<40}"
+    assert [file.path for file in located.files] == ["test.parquet"]
 
 
 def test_a_cached_file_that_was_damaged_is_not_used_but_fetched_again(place: Place) -> None:

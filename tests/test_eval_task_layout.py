@@ -193,5 +193,7 @@ def test_a_folder_is_made_once_and_mended(note: Note, tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
     # Another content is another folder, for `datasets` would not see the difference.
     other = replace(note.configs["c"].files["test"][0], sha256="b" * 64)
-    changed = configuration({"test": (other, note.configs["c"].files["test"][1])}, None, None)
+    info = note.configs["c"].layout.info
+    changed = configuration({"test": (other, note.configs["c"].files["test"][1])}, None, info)
     assert make_folder(replace(note, configs={"c": changed}), "c", places) != folder
+    assert make_folder(replace(note, commit="d" * 40), "c", places) != folder

@@ -556,6 +556,6 @@ def test_modules_of_the_working_directory_do_not_get_in_the_way(
     (tmp_path / "click.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(supervisor.__file__).parents[2]))
-    command = supervisor._worker(["--help"])
+    command = supervisor._worker("train", ["--help"])
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "Pretrain a model" in done.stdout) == (0, True), done.stderr

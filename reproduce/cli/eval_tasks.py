@@ -24,13 +24,13 @@ PATIENCE_S = 24 * 3600
 def evaluate(asked: Asked) -> int:
     """Score every model asked for; the exit code is that of the first task that failed."""
     require_lm_eval()
-    from eval.gp_irt import gp_irt
+    from eval.gp_irt import check_irt_file
     from reproduce.recipe import ParallelSpec
+    from reproduce.scoring.curves import draw_curves
     from reproduce.scoring.targets import targets
     from reproduce.training.mesh import joined
 
-    if asked.irt_file is not None:
-        gp_irt((), "arc", asked.irt_file, asked.irt_sha256)  # a wrong file is refused before hours of scoring
+    check_irt_file(asked.irt_file, asked.irt_sha256)
     tasks = asked.chosen()
     entries: list[dict[str, Any]] = []
     failed: list[Failure] = []
@@ -38,16 +38,15 @@ def evaluate(asked: Asked) -> int:
         for path in asked.runs:
             look = partial(targets, path, asked.which, asked.data, asked.out, mesh.device)
             found = mesh.together(look)
-            by_step: dict[int, tuple[TaskRecord, ...]] = {}
             for target in found:
                 outcome = _score(asked, target, tasks, mesh)
                 failed += outcome.failures
-                by_step[target.step] = outcome.records
                 entries.append(_entry(target, asked.suite, outcome))
                 if mesh.leads and not asked.as_json:
                     _tell(target, load_suites()[asked.suite], outcome)
             if mesh.leads and not found[0].final:
-                _draw(found[0], asked.suite, by_step)
+                for file in draw_curves(found[0].home, asked.suite, tasks, options_of(asked), note):
+                    note(f"wrote {file}")
     if mesh.leads and asked.as_json:
         emit_json(entries)
     if mesh.leads:
@@ -211,18 +210,6 @@ def _rows(record: "TaskRecord", task: EvalTask) -> list[tuple[object, ...]]:
     if record.gp_irt is not None:
         rows.append((record.key.task, "gp_irt *", f"{record.gp_irt:.4f}", "-", record.n, kept, cut))
     return rows
-
-
-def _draw(target: "Target", suite: str, by_step: "dict[int, tuple[TaskRecord, ...]]") -> None:
-    """Score against step, of whatever was scored."""
-    from eval.records import as_scores
-    from reproduce.paper.task_curves import write_curves
-    from reproduce.scoring.targets import RECORDS
-
-    scores = {step: [s for r in records for s in as_scores(r, suite)] for step, records in by_step.items()}
-    if any(scores.values()):
-        for path in write_curves(target.home / RECORDS, suite, scores, f"{target.home}: {suite}"):
-            note(f"wrote {path}")
 
 
 def _name_failures(failed: "Sequence[Failure]") -> None:

@@ -11,6 +11,7 @@ from data_prep.errors import DataError
 from eval.records import TaskRecord
 from eval.suites import load_suites
 from reproduce.errors import one_line
+from reproduce.scoring.curves import draw_curves
 from reproduce.scoring.hub import ClientHub
 from reproduce.scoring.models import Loaded, living_model
 from reproduce.scoring.targets import step_folder
@@ -61,9 +62,11 @@ class IntervalScorer:
             ClientHub(),
             mesh,
             self._options,
-            ScoringEvents(warn=self._warn),
+            ScoringEvents(warn=self._warn, stop=lambda: start.events.stop() is not None),
         )
         del model
+        if mesh.leads:
+            draw_curves(start.folder.path, self._suite.name, self._suite.tasks, self._options, self._warn)
         if mesh.device.type == "cuda":
             torch.cuda.empty_cache()
         for failure in outcome.failures:

@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from data_prep.errors import DataError
@@ -28,6 +34,7 @@ LEAST_SHARE = 0.9
 
 DECIDES = ("*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "vocab.bpe")
 """Files of a Hugging Face folder that decide what the model answers."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 NOT_OF_THE_MODEL = {"results.json", "trainer_state.json", "training_args.json"}
 
 
@@ -80,6 +87,12 @@ class FolderModel:
         """
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        try:
+            AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        except Exception as error:
+            raise DataError(
+                f"{self._folder / 'config.json'}: not a model's configuration ({_said(error)}); restore it"
+            ) from None
         tokenizer = _tokenizer(self._folder)
         try:
             network, report = AutoModelForCausalLM.from_pretrained(
@@ -90,7 +103,9 @@ class FolderModel:
                 output_loading_info=True,
             )
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
-            raise DataError(f"{self._folder}: not a model that can be loaded ({_said(error)})") from None
+            raise DataError(
+                f"{self._folder}: not a model that can be loaded ({_said(error)}); restore it"
+            ) from None
         # Without this the library fills what is missing with random numbers and goes on.
         wrong = [*report["missing_keys"], *report["mismatched_keys"]]
         if wrong:
@@ -185,13 +200,13 @@ def check_vocabulary(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     remedy = "copy the tokenizer files that the model was trained with into it"
+    # Without any the library makes an empty one.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise DataError(f"{folder}: has no tokenizer; {remedy}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise DataError(f"{folder}: no tokenizer that can be loaded ({_said(error)}); {remedy}") from None
-    # Without any file the library may make an empty one.
-    if not tokenizer.get_vocab():
-        raise DataError(f"{folder}: its tokenizer has no tokens; {remedy}")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: its tokenizer names no end-of-text token; {remedy}")
     return tokenizer

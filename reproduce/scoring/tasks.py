@@ -52,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of tasks, in their order."""
+    """What came of tasks, in their order; of one that was not begun, nothing."""
 
     records: tuple[TaskRecord, ...]
     failures: tuple[Failure, ...]
@@ -70,6 +70,8 @@ class ScoringEvents:
     """Requests of this rank that are scored, of how many."""
     scored: Callable[[TaskRecord, bool], None] = lambda record, was_there: None
     """A record is there; whether it was before."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to leave after the task at hand; asked on every rank, one that says so is enough."""
 
 
 class Model(Protocol):
@@ -131,6 +133,8 @@ def score_tasks(
         )
         manager = task_manager(waiting)
         for task in waiting:
+            if any(json.loads(text) for text in mesh.exchange(json.dumps(events.stop()))):
+                break
             events.scoring(task)
             try:
                 record = evaluate_task(
