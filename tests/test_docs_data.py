@@ -9,42 +9,25 @@ from pathlib import Path
 import numpy as np
 import prep_inputs
 import pytest
+from doc_commands import BLOCK, commands, parse
 
 from data_prep.layouts import LAYOUTS
 from data_prep.pipeline import prepare
 from data_prep.spec import TOKENIZERS, PrepSpec
 from data_prep.tokenizers import REPOSITORIES
-from reproduce.cli.root import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "data.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+BLOCKS = BLOCK.findall(TEXT)
 VARIABLES = {"DATASET": "fineweb", "TOKENIZER": "gpt2", "OUT": "/a folder/store", "INPUT": "/some text"}
 
 
-def commands() -> list[str]:
-    """Every `reweight ...` of the text, inline or in a block, without what stands before it."""
-    inline = re.findall(r"`(?:[A-Z_]+=\S+ )*(reweight [^`\n]+)`", TEXT)
-    lines = (line for _, block in BLOCKS for line in block.splitlines())
-    found = (re.match(r"(?:[A-Z_]+=\S+ )*(reweight .*)", line) for line in lines)
-    return sorted({each.split("#")[0].strip() for each in [*inline, *(m[1] for m in found if m)]})
-
-
-def parse(words: list[str]) -> Mapping[str, object]:
-    """The options that click understands; an unknown one, or a missing value, raises. Nothing runs."""
-    assert words[0] in COMMANDS, words
-    command = cli.get_command(cli.make_context("reweight", [], resilient_parsing=True), words[0])
-    assert command is not None
-    with command.make_context(words[0], words[1:], resilient_parsing=False) as context:
-        return dict(context.params)
-
-
 def test_the_text_has_commands() -> None:
-    assert len(commands()) > 15
+    assert len(commands(TEXT)) > 15
 
 
-@pytest.mark.parametrize("text", commands())
+@pytest.mark.parametrize("text", commands(TEXT))
 def test_every_command_is_one_that_the_command_line_understands(text: str) -> None:
     options = parse(shlex.split(text)[1:])
     if text.startswith("reweight prep ") and not any(

@@ -21,7 +21,7 @@ COMMANDS = {
     "prep": "Turn text into token shards.",
     "recipes": "List, show, validate and copy what can be trained.",
     "train": "Pretrain a model from a recipe.",
-    "eval": "Score a run: log-perplexity per domain.",
+    "eval": "Score runs and models: log-perplexity per domain, and the paper's question tasks.",
     "weights": "Show what a strategy does to given losses.",
     "compare": "Hold runs against the paper's numbers.",
     "report": "Write one self-contained HTML page about runs.",

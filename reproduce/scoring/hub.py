@@ -26,10 +26,14 @@ class ClientHub:
 
     def resolve_commit(self, repository: str, revision: str) -> str | None:
         """The commit of a revision; None where there is no such revision."""
-        try:
-            return _asked(lambda: hub.resolve_commit(repository, revision, REMEDY))
-        except RevisionError:
-            return None
+
+        def commit() -> str | None:
+            try:
+                return hub.resolve_commit(repository, revision, REMEDY)
+            except RevisionError:
+                return None
+
+        return _asked(commit)
 
     def list_files(self, repository: str, commit: str) -> Sequence[HubFile]:
         """Every file of a commit."""
@@ -55,7 +59,5 @@ def _file(file: hub.HubFile) -> HubFile:
 def _asked(action: Callable[[], T]) -> T:
     try:
         return action()
-    except RevisionError:
-        raise
     except UserError as error:
         raise EvaluationError(str(error), error.exit_code) from None
