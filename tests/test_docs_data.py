@@ -3,7 +3,6 @@
 import re
 import shlex
 import string
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
