@@ -4,9 +4,6 @@ Of lm-eval neither cache is used: its response cache gives one model's answers t
 ignores the seed of the shots. Importing this module imports lm_eval.
 """
 
-import functools
-import logging
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import lm_eval
 import lm_eval.api.task
 import numpy as np
@@ -23,12 +19,12 @@ import torch
 from lm_eval.api.metrics import mean_stderr, pooled_sample_stderr
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from transformers.utils import logging as logging_of_transformers
 
 from eval.errors import EvaluationError
 from eval.language_model import ScoringModel
-from eval.records import Key, Metric, Seeds, TaskRecord
+from eval.records import Key, Metric, TaskRecord
 from eval.suites import EvalTask
+from eval.surroundings import seeded, without_warnings
 
 OWN_TASKS = Path(__file__).parent / "tasks"
 LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "torch", "numpy")
@@ -44,32 +40,11 @@ class TaskData:
     """repository@commit, or a local name: what the record says."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoredModel:
-    """What a record says about the model."""
-
-    sha256: str
-    dtype: str
-    device: str
-
-
-def quiet_libraries() -> None:
-    """Keep lm-eval, datasets and transformers from writing about what is reported here anyway."""
-    task = lm_eval.api.task
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    logging_of_transformers.set_verbosity_error()
-    logging_of_transformers.disable_progress_bar()
-    # It shows a bar for every part of a task, and has no switch for that.
-    task.tqdm = functools.partial(task.tqdm, disable=True)
-    logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
-
-
 def task_manager(tasks: Sequence[EvalTask]) -> TaskManager:
     """lm-eval's index of just these tasks: that of all 13,000 takes it ten seconds."""
     shipped = Path(lm_eval.__file__).parent / "tasks"
     folders = {task.shipped for task in tasks if task.shipped is not None}
-    with _without_warnings():
+    with without_warnings():
         return TaskManager(
             include_defaults=False,
             include_path=[*(str(shipped / f) for f in sorted(folders)), str(OWN_TASKS)],
@@ -80,11 +55,10 @@ def evaluate_task(
     model: ScoringModel,
     task: EvalTask,
     data: TaskData,
-    scored: ScoredModel,
+    key: Key,
     *,
     manager: TaskManager,
-    limit: int | None = None,
-    seeds: Seeds | None = None,
+    dtype: str,
 ) -> TaskRecord:
     """Score a model on one task. With several ranks, all call this and get the same record.
 
@@ -92,58 +66,47 @@ def evaluate_task(
         model: what answers.
         task: of a suite.
         data: its data, on this machine.
-        scored: what the record says about the model.
+        key: of the record; its limit and seeds decide what is scored, its fewshot seed the shots.
         manager: of `task_manager`, holding this task.
-        limit: score the first so many items only (of each subtask).
-        seeds: lm-eval's defaults if None; `fewshot` decides the shots.
+        dtype: of the model's weights, for the record.
 
     Raises:
         EvaluationError: 3 for data that cannot be read or scored; 2 for a task that does not fit this model
             or this lm-eval; 6 for numbers that are not finite; 7 for a lack of memory.
     """
-    seeds = seeds or Seeds()
     started = time.monotonic()
-    with _seeded(seeds), _named_errors(task, data):
+    with seeded(key.seeds), _named_errors(task, data):
         loaded = _load(manager, task, data)
         shots = {name: _Shots(each) for name, each in loaded["tasks"].items()}
         for each in loaded["tasks"].values():
             each.set_config(key="num_fewshot", value=task.num_fewshot)
-            each.set_fewshot_seed(seed=seeds.fewshot)
+            each.set_fewshot_seed(seed=key.seeds.fewshot)
         model.begin()
-        results = evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+        results = evaluate(lm=model, task_dict=loaded, limit=key.limit, bootstrap_iters=0, log_samples=True)
     samples = {name: _of_filter(results["samples"][name], task) for name in task.subtasks}
-    items = {
-        metric: tuple(_number(sample[metric]) for name in task.subtasks for sample in samples[name])
-        for metric in task.metrics
-    }
-    n = sum(len(each) for each in samples.values())
     requests = model.requests
     kept = sum(shots[cut.task].after(cut.doc_id, cut.characters) for cut in requests.cuts)
     uncut = requests.number - len(requests.cuts)
     return TaskRecord(
-        key=Key(
-            model_sha256=scored.sha256,
-            task=task.name,
-            task_version=task.version,
-            num_fewshot=task.num_fewshot,
-            limit=limit,
-            seeds=seeds,
-        ),
+        key=key,
         metrics=tuple(_metric(task, name, results, samples) for name in task.metrics),
-        n=n,
+        n=sum(len(each) for each in samples.values()),
         requests=requests.number,
         truncated=len(requests.cuts),
         shots_kept=(task.num_fewshot * uncut + kept) / requests.number,
         context=model.max_length,
         prompt_sha256=requests.sha256,
         dataset=data.dataset,
-        dtype=scored.dtype,
+        dtype=dtype,
         batch_size=model.batch_size,
-        device=scored.device,
+        device=model.device_name,
         ranks=model.ranks,
         seconds=round(time.monotonic() - started, 3),
         versions=library_versions(),
-        items=items,
+        items={
+            metric: tuple(_number(sample[metric]) for name in task.subtasks for sample in samples[name])
+            for metric in task.metrics
+        },
         gp_irt=None,
         gp_irt_note=None,
     )
@@ -162,7 +125,7 @@ def _load(manager: TaskManager, task: EvalTask, data: TaskData) -> dict[str, Any
     ]
     group = {"group": f"reweight_{task.name}", "task": members}
     _check_version(manager, task)
-    with _without_warnings():
+    with without_warnings():
         loaded: dict[str, Any] = manager.load([group])
     return loaded
 
@@ -274,33 +237,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-@contextmanager
-def _seeded(seeds: Seeds) -> Iterator[None]:
-    """Seed every generator, and give each its state back: training may go on with them."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    random.seed(seeds.random)
-    np.random.seed(seeds.numpy)
-    torch.manual_seed(seeds.torch)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """lm-eval warns of every name that its own and a project's folder both hold."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

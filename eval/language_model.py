@@ -118,6 +118,12 @@ class ScoringModel(HFLM):  # type: ignore[misc]  # lm_eval is not typed
         """Among how many processes requests are shared out."""
         return self._ranks.world
 
+    @property
+    def device_name(self) -> str:
+        """The GPU's model, or cpu."""
+        device: torch.device = self.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
     def begin(self) -> None:
         """Forget the requests so far."""
         self.requests = Requests()

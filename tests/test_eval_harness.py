@@ -21,14 +21,14 @@ from task_sets import add_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.errors import EvaluationError
-from eval.harness import ScoredModel, TaskData, evaluate_task, quiet_libraries, task_manager
+from eval.harness import TaskData, evaluate_task, task_manager
 from eval.language_model import Alone, ScoringModel, share
-from eval.records import Seeds, TaskRecord
+from eval.records import Key, Seeds, TaskRecord
 from eval.suites import EvalTask, load_suites
+from eval.surroundings import quiet_libraries
 from eval.task_data import fetch, locate
 
 TASKS = {f"{suite.name}/{task.name}": task for suite in load_suites().values() for task in suite.tasks}
-SCORED = ScoredModel(sha256="0" * 64, dtype="float32", device="cpu")
 Loading = Callable[..., tuple[Any, Any]]
 
 
@@ -72,7 +72,21 @@ def score(
     loaded: tuple[Any, Any], task: EvalTask, hub: FolderHub, *, ranks: Any = None, **more: Any
 ) -> TaskRecord:
     scoring = ScoringModel(*loaded, batch_size=4, ranks=ranks or Alone())
-    return evaluate_task(scoring, task, data_of(task, hub), SCORED, manager=task_manager([task]), **more)
+    manager = task_manager([task])
+    return evaluate_task(
+        scoring, task, data_of(task, hub), key_of(task, **more), manager=manager, dtype="float32"
+    )
+
+
+def key_of(task: EvalTask, limit: int | None = None, seeds: Seeds | None = None) -> Key:
+    return Key(
+        model_sha256="0" * 64,
+        task=task.name,
+        task_version=task.version,
+        num_fewshot=task.num_fewshot,
+        limit=limit,
+        seeds=seeds or Seeds(),
+    )
 
 
 def lm_eval_says(loaded: tuple[Any, Any], task: EvalTask, hub: FolderHub) -> dict[str, Any]:
@@ -334,6 +348,6 @@ def test_data_that_lm_eval_cannot_score_is_one_line(model: Loading, hub: FolderH
     scoring = ScoringModel(*model(512), batch_size=4, ranks=Alone())
     data = TaskData(folders={task.configs[0]: folder}, dataset="made up")
     with pytest.raises(EvaluationError, match="piqa: lm-eval cannot score made up") as caught:
-        evaluate_task(scoring, task, data, SCORED, manager=task_manager([task]))
+        evaluate_task(scoring, task, data, key_of(task), manager=task_manager([task]), dtype="float32")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3

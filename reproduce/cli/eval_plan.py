@@ -23,7 +23,7 @@ def plan(asked: Asked) -> int:
 
 
 def _plan(asked: Asked, path: Path) -> dict[str, Any]:
-    from eval.harness import quiet_libraries
+    from eval.surroundings import quiet_libraries
     from reproduce.scoring.hub import ClientHub
     from reproduce.scoring.preflight import plan_tasks
     from reproduce.scoring.targets import targets
@@ -34,12 +34,12 @@ def _plan(asked: Asked, path: Path) -> dict[str, Any]:
     loaded = found[0].open().load()
     plans = plan_tasks(asked.chosen(), loaded, found[0].records, ClientHub(), options_of(asked))
     if not asked.as_json:
-        _tell(path, asked.suite, plans, len(found), loaded.scored.device)
+        _tell(path, asked.suite, plans, len(found), str(loaded.network.device))
     return {
         "model": str(path),
         "suite": asked.suite,
         "models": len(found),
-        "device": loaded.scored.device,
+        "device": str(loaded.network.device),
         "seconds": len(found) * sum(each.seconds for each in plans),
         "fetch_bytes": sum(each.missing_bytes for each in plans),
         "tasks": [_document(each) for each in plans],

@@ -100,7 +100,7 @@ class _Ready:
 
     @property
     def sha256(self) -> str:
-        return self._loaded.scored.sha256
+        return self._loaded.sha256
 
     def load(self) -> Loaded:
         return self._loaded

@@ -23,7 +23,6 @@ from transformers.utils import logging
 
 from data_prep.errors import DataError
 from data_prep.files import sha256_file
-from eval.harness import ScoredModel
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
 from reproduce.training.data import check_tokenizer, open_store, recorded_store
@@ -44,7 +43,13 @@ class Loaded:
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    scored: ScoredModel
+    sha256: str
+    """Digest of everything that decides its answers."""
+
+    @property
+    def dtype(self) -> str:
+        """Of its weights."""
+        return str(self.network.dtype).removeprefix("torch.")
 
 
 class FolderModel:
@@ -137,7 +142,7 @@ class CheckpointModel:
     @property
     def sha256(self) -> str:
         """Digest of parameters, shape and tokenizer."""
-        return self._loaded.scored.sha256
+        return self._loaded.sha256
 
     def load(self) -> Loaded:
         """What was loaded."""
@@ -222,13 +227,7 @@ def _shape(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _loaded(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sha256: str) -> Loaded:
-    dtype = str(network.dtype).removeprefix("torch.")
-    scored = ScoredModel(sha256=sha256, dtype=dtype, device=_device_name(network.device))
-    return Loaded(network=network.eval(), tokenizer=tokenizer, scored=scored)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Loaded(network=network.eval(), tokenizer=tokenizer, sha256=sha256)
 
 
 def _said(error: BaseException) -> str:

@@ -70,7 +70,7 @@ def plan_tasks(
     """
     context = context_of(loaded)
     speed = measure_speed(loaded, options.batch_size, [_length(task, context) for task in tasks])
-    keys = keys_of(loaded.scored.sha256, tasks, options)
+    keys = keys_of(loaded.sha256, tasks, options)
     return [
         _plan(
             task,

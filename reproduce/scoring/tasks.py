@@ -12,11 +12,12 @@ from typing import Protocol
 from data_prep.errors import StorageError
 from eval.errors import EvaluationError
 from eval.gp_irt import gp_irt
-from eval.harness import TaskData, evaluate_task, quiet_libraries, task_manager
+from eval.harness import TaskData, evaluate_task, task_manager
 from eval.language_model import ScoringModel
 from eval.logiqa_text import logiqa_folder
 from eval.records import Key, Seeds, TaskRecord, find_record, write_record
 from eval.suites import EvalTask
+from eval.surroundings import quiet_libraries
 from eval.task_data import Hub, fetch, locate
 from eval.task_prepare import prepare
 from reproduce.scoring.models import Loaded
@@ -120,43 +121,50 @@ def score_tasks(
             failures[task.name] = found
         else:
             data[task.name] = found
-    waiting = [task for task in tasks if task.name in data]
-    if waiting:
-        quiet_libraries()
-        loaded = mesh.together(model.load)
-        scoring = ScoringModel(
-            loaded.network,
-            loaded.tokenizer,
-            batch_size=options.batch_size,
-            ranks=mesh,
-            progress=events.progress,
-        )
-        manager = task_manager(waiting)
-        for task in waiting:
-            if any(json.loads(text) for text in mesh.exchange(json.dumps(events.stop()))):
-                break
-            events.scoring(task)
-            try:
-                record = evaluate_task(
-                    scoring,
-                    task,
-                    data[task.name],
-                    loaded.scored,
-                    manager=manager,
-                    limit=options.limit,
-                    seeds=options.seeds,
-                )
-            except EvaluationError as error:
-                failures[task.name] = Failure(task=task.name, message=str(error), exit_code=error.exit_code)
-                continue
-            records[task.name] = record
-            _write(folder, record, mesh)
-            records[task.name] = _estimated(folder, record, mesh.leads, options, failures)
-            events.scored(records[task.name], False)
+    if data:
+        _score(model, keys, tasks, data, folder, mesh, options, events, records, failures)
     return Outcome(
         records=tuple(records[task.name] for task in tasks if task.name in records),
         failures=tuple(failures[task.name] for task in tasks if task.name in failures),
     )
+
+
+def _score(
+    model: Model,
+    keys: Mapping[str, Key],
+    tasks: Sequence[EvalTask],
+    data: Mapping[str, TaskData],
+    folder: Path,
+    mesh: Mesh,
+    options: ScoringOptions,
+    events: ScoringEvents,
+    records: dict[str, TaskRecord],
+    failures: dict[str, Failure],
+) -> None:
+    """Score the tasks whose data is there, in their order, into `records` and `failures`."""
+    quiet_libraries()
+    loaded = mesh.together(model.load)
+    network, tokenizer = loaded.network, loaded.tokenizer
+    scoring = ScoringModel(
+        network, tokenizer, batch_size=options.batch_size, ranks=mesh, progress=events.progress
+    )
+    waiting = [task for task in tasks if task.name in data]
+    manager = task_manager(waiting)
+    for task in waiting:
+        if any(json.loads(text) for text in mesh.exchange(json.dumps(events.stop()))):
+            break
+        name = task.name
+        events.scoring(task)
+        try:
+            records[name] = evaluate_task(
+                scoring, task, data[name], keys[name], manager=manager, dtype=loaded.dtype
+            )
+        except EvaluationError as error:
+            failures[name] = Failure(task=name, message=str(error), exit_code=error.exit_code)
+            continue
+        _write(folder, records[name], mesh)
+        records[name] = _estimated(folder, records[name], mesh.leads, options, failures)
+        events.scored(records[name], False)
 
 
 def task_data(task: EvalTask, hub: Hub, logiqa_text: Path | None) -> TaskData:
