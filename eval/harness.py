@@ -25,6 +25,7 @@ from eval.language_model import ScoringModel
 from eval.records import Key, Metric, TaskRecord
 from eval.suites import EvalTask
 from eval.surroundings import seeded, without_warnings
+from eval.task_prepare import DISK
 
 OWN_TASKS = Path(__file__).parent / "tasks"
 LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "torch", "numpy")
@@ -76,9 +77,11 @@ def evaluate_task(
     """
     started = time.monotonic()
     with seeded(key.seeds), _named_errors(task, data):
-        loaded = _load(manager, task, data)
+        # Together: files may be damaged on one machine only.
+        loaded = model.together(lambda: _load(manager, task, data))
         shots = {name: _Shots(each) for name, each in loaded["tasks"].items()}
         for each in loaded["tasks"].values():
+            _check_shots(task, each)
             each.set_config(key="num_fewshot", value=task.num_fewshot)
             each.set_fewshot_seed(seed=key.seeds.fewshot)
         model.begin()
@@ -139,6 +142,19 @@ def _check_version(manager: TaskManager, task: EvalTask) -> None:
             f"{task.name}: lm-eval {version('lm_eval')} has version {found} of it, and the suites are "
             f"written for {task.version}; install the lm-eval that constraints.txt names",
             2,
+        )
+
+
+def _check_shots(task: EvalTask, loaded: Any) -> None:
+    """Refuse a split too small to draw the shots from."""
+    split = loaded.config.fewshot_split or loaded.config.training_split
+    # From the split that is scored lm-eval draws one more: the item itself may be among them.
+    need, have = task.num_fewshot + (split == task.split), len(loaded.sampler.df)
+    if task.num_fewshot and have < need:
+        raise EvaluationError(
+            f"{task.name}: {task.num_fewshot} shots take {need} items of the split {split}, and the data has "
+            f"{have}; look for the whole data set on the hub",
+            3,
         )
 
 
@@ -216,18 +232,24 @@ def _named_errors(task: EvalTask, data: TaskData) -> Iterator[None]:
         yield
     except (EvaluationError, KeyboardInterrupt):
         raise
-    except (MemoryError, torch.OutOfMemoryError):
-        raise EvaluationError(f"{task.name}: out of memory; lower --batch-size", 7) from None
     except Exception as error:
         if hasattr(error, "exit_code"):
             raise
-        full = next((e for e in _causes(error) if isinstance(e, OSError) and e.errno is not None), None)
+        # On a CPU torch raises a plain RuntimeError that only its text tells from others.
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+            raise EvaluationError(f"{task.name}: out of memory; lower --batch-size", 7) from None
+        full = next((e for e in _causes(error) if isinstance(e, OSError) and e.errno in DISK), None)
         if full is not None:
-            raise full from None
+            where = f" '{full.filename}'" if full.filename else ""
+            raise EvaluationError(
+                f"{task.name}: cannot use{where}: {full.strerror}; HF_HOME and HF_DATASETS_CACHE must be "
+                "folders that can be written, with space left",
+                7,
+            ) from None
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise EvaluationError(
-            f"{task.name}: lm-eval cannot score {data.dataset} ({said}); look whether its columns "
-            "have changed",
+            f"{task.name}: lm-eval cannot score {data.dataset} ({said}); look whether its splits "
+            "or columns have changed, or are empty",
             3,
         ) from error
 

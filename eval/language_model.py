@@ -124,6 +124,21 @@ class ScoringModel(HFLM):  # type: ignore[misc]  # lm_eval is not typed
         device: torch.device = self.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
+    def together(self, action: Callable[[], Answer]) -> Answer:
+        """What an action returns; where it fails on one rank, it fails on all (there: EvaluationError)."""
+        failure: Exception | None = None
+        try:
+            result = action()
+        except Exception as error:  # raised below: first the other ranks, which wait, hear of it
+            failure = error
+        said = self._ranks.exchange(json.dumps(None if failure is None else _told(failure)))
+        if failure is not None:
+            raise failure
+        for rank, failed in enumerate(map(json.loads, said)):
+            if failed is not None:
+                raise EvaluationError(f"rank {rank}: {failed[1]}", failed[0])
+        return result
+
     def begin(self) -> None:
         """Forget the requests so far."""
         self.requests = Requests()

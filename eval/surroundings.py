@@ -19,7 +19,7 @@ def quiet_libraries() -> None:
     """Keep lm-eval, datasets and transformers from writing about what is reported here anyway."""
     task = lm_eval.api.task
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     logging_of_transformers.set_verbosity_error()
     logging_of_transformers.disable_progress_bar()
     # It shows a bar for every part of a task, and has no switch for that.

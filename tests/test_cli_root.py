@@ -44,7 +44,8 @@ def test_every_command_in_the_table_exists_and_the_table_is_complete() -> None:
     modules = {p.stem for p in (Path(__file__).parent.parent / "reproduce" / "cli").glob("*.py")}
     helpers = {
         "__init__", "__main__", "root", "console", "curves", "compare_print", "machine", "train_plan",
-        "prep_run", "prep_stat", "bench_read", "bench_eval", "eval_perplexity", "eval_plan", "eval_tasks",
+        "prep_run", "prep_stat", "bench_read", "bench_eval", "eval_needs", "eval_perplexity", "eval_plan",
+        "eval_tasks",
     }  # fmt: skip
     assert modules - helpers == set(COMMANDS)
 

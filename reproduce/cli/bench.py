@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Measure the cost of reweighting, and of preparing data.
+    """Measure the cost of reweighting, of preparing data and of scoring tasks.
 
     Machines are noisy: read the ratios, which come from variants run in turn, not the absolute speeds.
 
@@ -35,6 +35,7 @@ def command() -> None:
       reweight bench train
       reweight bench train --variants uniform,trainer --rounds 9
       reweight bench prep --input slimpajama/ --tokenizer VOCAB_DIR
+      reweight bench eval my-model --limit 100
     """
 
 
@@ -245,4 +246,5 @@ def prep(
     )
 
 
+from reproduce.cli import bench_eval as bench_eval  # noqa: E402 (registers `bench eval`)
 from reproduce.cli import bench_read as bench_read  # noqa: E402 (registers `bench read`)

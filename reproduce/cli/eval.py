@@ -73,7 +73,7 @@ class Asked:
 @click.option("--checkpoint", "which", default="last", show_default=True, metavar="last|all|STEP")
 @click.option("--data", type=UserPath(file_okay=False), help="Token store.")
 @click.option("--out", type=UserPath(file_okay=False), help="Where scores of a model folder go.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N items of a task, or windows.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), help="Only the first N items, or windows.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=8, show_default=True, help="Requests.")
 @click.option("--fewshot-seed", type=click.IntRange(0, 2**32 - 1), default=1234, show_default=True)
 @click.option("--nproc", type=click.IntRange(1, 4096), help="Processes; default: one a GPU, else one.")

@@ -98,15 +98,17 @@ def _targets(
 def _record(run: Path, recipe: "Recipe", step: int, scores: "dict[str, LogPerplexity]", sha256: str) -> None:
     """Put the scores into results.json in place of earlier ones of this suite, keeping other suites'."""
     from eval.results import PERPLEXITY_SUITE, Results, write_results
+    from reproduce.scoring.sole_writer import sole_writer
     from reproduce.training.evaluate import as_scores
     from reproduce.training.products import read_or_put_aside
     from reproduce.training.provenance import versions
 
     path = run / "results.json"
     fresh = Results(recipe=recipe.name, seed=recipe.seed, step=step, scores=(), versions=versions())
-    results = read_or_put_aside(path, fresh, note)
-    others = tuple(s for s in results.scores if s.suite != PERPLEXITY_SUITE)
-    write_results(
-        path, replace(results, step=step, scores=as_scores(scores) + others, eval_set_sha256=sha256)
-    )
+    with sole_writer(path):
+        results = read_or_put_aside(path, fresh, note)
+        others = tuple(s for s in results.scores if s.suite != PERPLEXITY_SUITE)
+        write_results(
+            path, replace(results, step=step, scores=as_scores(scores) + others, eval_set_sha256=sha256)
+        )
     note(f"wrote {path}")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.cli.console import duration, emit_json, note, print_table, quantity
 from reproduce.cli.eval import Asked
-from reproduce.cli.eval_tasks import options_of, require_lm_eval
+from reproduce.cli.eval_needs import require_lm_eval
+from reproduce.cli.eval_tasks import options_of
 from reproduce.errors import ExitCode, one_line
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _tell(path: Path, suite: str, plans: "list[TaskPlan]", models: int, device: 
         for each in plans
     ]
     columns = ("task", "shots", "requests", "tokens", "at most", "data")
-    print_table(f"{path}: {suite} would take, on this {device}", columns, rows)
+    print_table(f"{one_line(str(path))}: {suite} would take, on this {device}", columns, rows)
     total = models * sum(each.seconds for each in plans)
     several = f", {models} checkpoints" if models > 1 else ""
     fetch = sum(each.missing_bytes for each in plans)

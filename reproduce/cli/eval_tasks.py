@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.errors import EvaluationError
+from eval.results import ResultsError
 from eval.suites import EvalTask, Suite, load_suites
 from reproduce.cli.console import Progress, emit_json, note, print_table
 from reproduce.cli.eval import Asked
-from reproduce.errors import ExitCode, UserError, one_line
+from reproduce.cli.eval_needs import require_lm_eval
+from reproduce.errors import ExitCode, PeerFailedError, UserError, one_line
 
 if TYPE_CHECKING:
     from eval.records import TaskRecord
@@ -26,44 +30,99 @@ def evaluate(asked: Asked) -> int:
     require_lm_eval()
     from eval.gp_irt import check_irt_file
     from reproduce.recipe import ParallelSpec
-    from reproduce.scoring.curves import draw_curves
-    from reproduce.scoring.targets import targets
     from reproduce.training.mesh import joined
 
     check_irt_file(asked.irt_file, asked.irt_sha256)
-    tasks = asked.chosen()
-    entries: list[dict[str, Any]] = []
-    failed: list[Failure] = []
     with joined("fp32", ParallelSpec(), PATIENCE_S) as mesh:
+        session = _Session(asked, mesh)
         for path in asked.runs:
-            look = partial(targets, path, asked.which, asked.data, asked.out, mesh.device)
-            found = mesh.together(look)
-            for target in found:
-                outcome = _score(asked, target, tasks, mesh)
-                failed += outcome.failures
-                entries.append(_entry(target, asked.suite, outcome))
-                if mesh.leads and not asked.as_json:
-                    _tell(target, load_suites()[asked.suite], outcome)
-            if mesh.leads and not found[0].final:
-                for file in draw_curves(found[0].home, asked.suite, tasks, options_of(asked), note):
-                    note(f"wrote {file}")
-    if mesh.leads and asked.as_json:
-        emit_json(entries)
-    if mesh.leads:
-        _name_failures(failed)
-    return failed[0].exit_code if failed else ExitCode.DONE
+            if not session.score(path):
+                break
+    return session.end()
 
 
-def require_lm_eval() -> None:
-    """Refuse where lm-eval is not installed (UserError): machines that only train do without it."""
-    from importlib.util import find_spec
+class _Session:
+    """The models of one command: one that cannot be scored is named, and the others are scored."""
 
-    lacking = [name for name in ("lm_eval", "datasets") if find_spec(name) is None]
-    if lacking:
-        raise UserError(
-            f"scoring tasks needs the packages lm-eval and datasets, and {lacking[0]} is not installed; "
-            "pip install them here, or score the run's folder on another machine"
-        )
+    def __init__(self, asked: Asked, mesh: "Mesh") -> None:
+        self._asked, self._mesh, self._tasks = asked, mesh, asked.chosen()
+        self._entries: list[dict[str, Any]] = []
+        self._failed: list[Failure] = []
+        self._refused: list[UserError | EvaluationError | ResultsError] = []
+        self._homes: dict[Path, Path] = {}
+        self._code = int(ExitCode.DONE)
+
+    def score(self, path: Path) -> bool:
+        """Score what a path names; whether to go on with the next one."""
+        from reproduce.scoring.targets import targets
+
+        asked, mesh = self._asked, self._mesh
+        found: list[Target] = []
+
+        def look() -> None:
+            own = partial(targets, path, asked.which, asked.data, asked.out, mesh.device)
+            found.extend(mesh.together(own))
+            other = self._homes.setdefault(found[0].home, path.resolve())
+            if other != path.resolve():
+                raise UserError(
+                    f"{path}: its scores would take the place of those of {other} in {found[0].home}; score "
+                    "it by a command of its own, with --out"
+                )
+
+        if not self._tried(look):
+            return self._go_on
+        for target in found:
+            self._tried(partial(self._score, target))
+            if not self._go_on:
+                return False
+        if mesh.leads and not found[0].final:
+            self._tried(partial(self._draw, found[0].home))
+        return self._go_on
+
+    def end(self) -> int:
+        """Print what is printed last; the exit code is that of the first failure."""
+        if len(self._refused) == 1 and not self._entries:
+            if self._mesh.leads or not isinstance(self._refused[0], PeerFailedError):
+                raise self._refused[0]
+            return self._code  # the rank that failed says why
+        if self._mesh.leads:
+            if self._asked.as_json and self._entries:
+                emit_json(self._entries)
+            _name_failures(self._failed, self._refused)
+        return self._code
+
+    @property
+    def _go_on(self) -> bool:
+        # The next model's records would find the same disk.
+        return not any(error.exit_code == ExitCode.STORAGE for error in self._refused)
+
+    def _tried(self, action: Callable[[], object]) -> bool:
+        """Whether it went well; all ranks agree on that, or this one writes alone."""
+        try:
+            action()
+        except (UserError, EvaluationError, ResultsError) as error:
+            self._refused.append(error)
+            self._code = self._code or error.exit_code
+            return False
+        return True
+
+    def _score(self, target: "Target") -> None:
+        outcome = _score(self._asked, target, self._tasks, self._mesh)
+        self._failed += outcome.failures
+        self._code = self._code or next((each.exit_code for each in outcome.failures), 0)
+        self._entries.append(_entry(target, self._asked.suite, outcome))
+        if self._mesh.leads and not self._asked.as_json:
+            _tell(target, load_suites()[self._asked.suite], outcome)
+
+    def _draw(self, home: Path) -> None:
+        from reproduce.scoring.curves import draw_curves
+
+        for file in draw_curves(home, self._asked.suite, self._tasks, options_of(self._asked), _warn):
+            _warn(f"wrote {file}")
+
+
+def _warn(message: str) -> None:
+    note(one_line(message))
 
 
 def options_of(asked: Asked) -> "ScoringOptions":
@@ -91,7 +150,7 @@ def _score(asked: Asked, target: "Target", tasks: Sequence[EvalTask], mesh: "Mes
     def keep(record: "TaskRecord") -> None:
         # At once: a later task may be stopped, or find the disk full.
         if target.final and mesh.leads:
-            record_scores(target, asked.suite, (record,), note)
+            record_scores(target, asked.suite, (record,), _warn)
 
     with _told(target, mesh) as events:
         return score_tasks(model, tasks, target.records, ClientHub(), mesh, options_of(asked), events(keep))
@@ -104,7 +163,7 @@ def _told(
     """Progress lines about the tasks of a model, on the leading rank."""
     from reproduce.scoring.tasks import ScoringEvents
 
-    shown = _Shown(target.label if mesh.leads else None)
+    shown = _Shown(one_line(target.label) if mesh.leads else None)
 
     def events(keep: "Callable[[TaskRecord], None]") -> "ScoringEvents":
         def scored(record: "TaskRecord", was_there: bool) -> None:
@@ -114,7 +173,7 @@ def _told(
                 _tell_task(target, record, was_there)
 
         return ScoringEvents(
-            warn=note if mesh.leads else lambda message: None,
+            warn=_warn if mesh.leads else lambda message: None,
             scoring=shown.begin,
             progress=shown.progress,
             scored=scored,
@@ -152,10 +211,10 @@ class _Shown:
 
 def _tell_task(target: "Target", record: "TaskRecord", was_there: bool) -> None:
     if was_there:
-        note(f"{target.label} {record.key.task}: scored before, kept")
+        _warn(f"{target.label} {record.key.task}: scored before, kept")
         return
     cut = f"; {truncation(record)}" if record.truncated else ""
-    note(f"{target.label} {record.key.task}: {record.n} items in {record.seconds:.1f} s{cut}")
+    _warn(f"{target.label} {record.key.task}: {record.n} items in {record.seconds:.1f} s{cut}")
 
 
 def truncation(record: "TaskRecord") -> str:
@@ -190,7 +249,9 @@ def _tell(target: "Target", suite: Suite, outcome: "Outcome") -> None:
         limited = next((r.key.limit for r in outcome.records if r.key.limit is not None), None)
         first = "" if limited is None else f", the first {limited} items only"
         columns = ("task", "metric", "value", "std. error", "items", "shots kept", "prompts cut")
-        print_table(f"{target.label}: {suite.name}{first} (* likely the paper's metric)", columns, rows)
+        print_table(
+            f"{one_line(target.label)}: {suite.name}{first} (* likely the paper's metric)", columns, rows
+        )
     for record in outcome.records:
         if record.gp_irt_note is not None:
             note(f"{record.key.task}: gp-IRT, which the paper prints, is not available: {record.gp_irt_note}")
@@ -212,8 +273,12 @@ def _rows(record: "TaskRecord", task: EvalTask) -> list[tuple[object, ...]]:
     return rows
 
 
-def _name_failures(failed: "Sequence[Failure]") -> None:
-    if failed:
-        note(f"failed tasks: {len(failed)}; the scores of the others are kept")
-    for failure in failed:
-        note(f"  {one_line(failure.message)}")
+def _name_failures(failed: "Sequence[Failure]", refused: Sequence[Exception]) -> None:
+    for what, messages in (
+        ("tasks", [failure.message for failure in failed]),
+        ("models", [str(error) for error in refused]),
+    ):
+        if messages:
+            note(f"failed {what}: {len(messages)}; the scores of the others are kept")
+        for message in dict.fromkeys(messages):
+            note(f"  {one_line(message)}")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--track", "trackers", multiple=True, metavar="NAME", help="tensorboard, wandb, trackio ...")
 @click.option("--eval-suite", type=click.Choice(SUITES), help="Score these tasks while training, by lm-eval.")
 @click.option("--eval-every", type=click.IntRange(min=1), default=2000, show_default=True, help="Steps.")
-@click.option("--eval-limit", type=click.IntRange(min=1), help="Only the first N items of each task.")
+@click.option("--eval-limit", type=click.IntRange(1, 2**31 - 1), help="Only the first N items of each task.")
 @click.option(
     "--allow-drift", multiple=True, metavar="FIELD", help="Continue although FIELD changed; put on record."
 )
@@ -92,12 +92,14 @@ def command(
       reweight train --recipe gpt2_nano_linupper --nproc 2
       reweight train --recipe llama1b_linupper --dry-run --nproc 8 --nodes 8 --on h100
     """
+    from reproduce.cli.eval_needs import refuse_without_suite
     from reproduce.recipe import load_recipe
     from reproduce.training.launch import launched, local_ranks
     from reproduce.training.run_dir import RunDir
 
     recipe = load_recipe(name, overrides, seed)
     path = out or Path("runs") / recipe.name / f"seed-{recipe.seed}"
+    refuse_without_suite(eval_suite)
     start = _Start(allow_drift, strict_resume, trackers, eval_suite, eval_every, eval_limit)
     if dry_run:
         from reproduce.cli.train_plan import dry_run as plan
@@ -135,7 +137,7 @@ class _Start:
         """What scores tasks while training."""
         if self.eval_suite is None:
             return None
-        from reproduce.cli.eval_tasks import require_lm_eval
+        from reproduce.cli.eval_needs import require_lm_eval
 
         require_lm_eval()
         from reproduce.scoring.interval import IntervalScorer

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from data_prep.errors import DataError
+from data_prep.errors import DataError, StorageError
 from data_prep.files import sha256_file
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
@@ -34,6 +34,10 @@ LEAST_SHARE = 0.9
 DECIDES = ("*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "vocab.bpe")
 """Files of a Hugging Face folder that decide what the model answers."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+ITS_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
+"""Without the second the library asks on the terminal whether to run a model's own code."""
+ROUNDINGS = 16
+"""Rounding errors that the same number may differ by when it is computed twice."""
 NOT_OF_THE_MODEL = {"results.json", "trainer_state.json", "training_args.json"}
 
 
@@ -76,11 +80,17 @@ class FolderModel:
         """Digest of the files that decide its answers."""
         if self._sha256 is None:
             names = {path for pattern in DECIDES for path in self._folder.glob(pattern)}
-            lines = [
-                f"{path.name} {sha256_file(path)}\n"
-                for path in sorted(names)
-                if path.is_file() and path.name not in NOT_OF_THE_MODEL
-            ]
+            try:
+                lines = [
+                    f"{path.name} {sha256_file(path)}\n"
+                    for path in sorted(names)
+                    if path.is_file() and path.name not in NOT_OF_THE_MODEL
+                ]
+            except OSError as error:
+                raise DataError(
+                    f"{error.filename or self._folder}: cannot be read ({error.strerror}); mend its "
+                    "permissions, or restore it"
+                ) from None
             self._sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
         return self._sha256
 
@@ -88,12 +98,14 @@ class FolderModel:
         """The model as it was saved, in its own dtype.
 
         Raises:
-            DataError: damaged, without a tokenizer, or with one of another vocabulary.
+            DataError: damaged, no causal language model, without a tokenizer, or with one of another
+                vocabulary.
+            StorageError: it does not fit into memory.
         """
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            AutoConfig.from_pretrained(self._folder, local_files_only=True)
+            AutoConfig.from_pretrained(self._folder, **ITS_FILES_ONLY)
         except Exception as error:
             raise DataError(
                 f"{self._folder / 'config.json'}: not a model's configuration ({_said(error)}); restore it"
@@ -101,22 +113,21 @@ class FolderModel:
         tokenizer = _tokenizer(self._folder)
         try:
             network, report = AutoModelForCausalLM.from_pretrained(
-                self._folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype="auto",
-                output_loading_info=True,
+                self._folder, **ITS_FILES_ONLY, use_safetensors=True, dtype="auto", output_loading_info=True
             )
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
-            raise DataError(
-                f"{self._folder}: not a model that can be loaded ({_said(error)}); restore it"
-            ) from None
+            raise _not_loaded(self._folder, error) from None
         # Without this the library fills what is missing with random numbers and goes on.
         wrong = [*report["missing_keys"], *report["mismatched_keys"]]
         if wrong:
             raise DataError(f"{self._folder}: missing or misshapen tensors: {str(wrong)[:200]}; restore it")
         check_vocabulary(network, tokenizer, str(self._folder))
-        return _loaded(network.to(self._device), tokenizer, self.sha256)
+        try:
+            network.to(self._device)
+        except RuntimeError as error:
+            raise _not_loaded(self._folder, error) from None
+        check_causal(network, str(self._folder))
+        return _loaded(network, tokenizer, self.sha256)
 
 
 class CheckpointModel:
@@ -203,13 +214,30 @@ def check_vocabulary(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         )
 
 
+def check_causal(network: PreTrainedModel, where: str) -> None:
+    """Refuse a network whose logits depend on later tokens, as BERT's do: it reads the answer (DataError)."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    if rows < 3 or getattr(network.config, "max_position_embeddings", 2) < 2:
+        return  # too small to ask
+    with torch.inference_mode():
+        one_V, other_V = (
+            network(torch.tensor([[0, last]], device=network.device)).logits[0, 0].float() for last in (1, 2)
+        )
+    noise = ROUNDINGS * torch.finfo(network.dtype).eps * float(one_V.abs().max())
+    if float((one_V - other_V).abs().max()) > noise:
+        raise DataError(
+            f"{where}: its predictions depend on the tokens that follow, so it is no causal language model "
+            f"(model_type {network.config.model_type}); score another"
+        )
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     remedy = "copy the tokenizer files that the model was trained with into it"
     # Without any the library makes an empty one.
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise DataError(f"{folder}: has no tokenizer; {remedy}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **ITS_FILES_ONLY)
     except Exception as error:
         raise DataError(f"{folder}: no tokenizer that can be loaded ({_said(error)}); {remedy}") from None
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
@@ -230,5 +258,19 @@ def _loaded(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sha256
     return Loaded(network=network.eval(), tokenizer=tokenizer, sha256=sha256)
 
 
+def _not_loaded(folder: Path, error: Exception) -> DataError | StorageError:
+    """What the libraries say of a folder, in one line."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        return StorageError(f"{folder}: the model does not fit into memory; score it on a larger machine")
+    said, remedy = _said(error), "restore it"
+    if "ignore_mismatched_sizes" in said:
+        said = "its tensors have other shapes than its config.json states"
+    elif isinstance(error, ImportError):
+        remedy = "install that here, or save the model in another form"
+    return DataError(f"{folder}: not a model that can be loaded ({said}); {remedy}")
+
+
 def _said(error: BaseException) -> str:
+    if "custom code" in str(error):
+        return "it asks for code of its own to be run, which is not done here"
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

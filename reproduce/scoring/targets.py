@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from data_prep.errors import DataError, UserError
+from data_prep.errors import DataError, StorageError, UserError
 from eval.records import TaskRecord, as_scores
 from eval.results import Results, merged, write_results
 from reproduce.recipe import Recipe
 from reproduce.scoring.models import CheckpointModel, FolderModel
+from reproduce.scoring.sole_writer import sole_writer
 from reproduce.scoring.tasks import Model
 from reproduce.training.checkpoint import Checkpoint, steps_asked
 from reproduce.training.products import read_or_put_aside
@@ -55,18 +56,22 @@ def targets(
         DataError: nothing there to score.
         UserError: --out for a run, which keeps its own scores; --checkpoint for a model folder; no such step.
     """
-    if (path / "recipe.yaml").is_file():
+    try:
+        is_run, is_model = (path / "recipe.yaml").is_file(), (path / "config.json").is_file()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
+    if is_run:
         if out is not None:
             raise UserError(f"--out is for model folders; the scores of {path} go into its own results.json")
         return _of_run(path, which, data, device)
-    if not (path / "config.json").is_file():
+    if not is_model:
         raise DataError(
             f"{path} is neither a run folder (recipe.yaml) nor a Hugging Face model folder (config.json); "
             "`reweight train` makes runs"
         )
     if which != "last":
         raise UserError(f"--checkpoint {which[:40]}: {path} is a model folder and has no checkpoints")
-    name = path.resolve().name
+    name = path.resolve().name or "model"  # "/" has no name
     home = out or Path(RECORDS) / name
     return [
         Target(
@@ -93,18 +98,25 @@ def record_scores(
     """Put a model's scores into results.json, keeping what else it says of this model.
 
     Raises:
-        OSError: naming the file.
+        StorageError: it cannot be written, or another process does not end writing it.
     """
     path = target.home / "results.json"
     fresh = Results(recipe=target.recipe, seed=target.seed, step=target.step, scores=(), versions=versions())
-    results = read_or_put_aside(path, fresh, warn)
-    model = records[0].key.model_sha256 if records else None
-    foreign = [s for s in results.scores if s.model_sha256 not in (None, model)]
-    if foreign:
-        warn(f"{path}: {len(foreign)} scores of another model are left out; its records are kept")
-    results = replace(results, scores=tuple(s for s in results.scores if s not in foreign))
     scores = [score for record in records for score in as_scores(record, suite)]
-    write_results(path, merged(results, scores))
+    model = records[0].key.model_sha256 if records else None
+    try:
+        with sole_writer(path):
+            results = read_or_put_aside(path, fresh, warn)
+            foreign = [s for s in results.scores if s.model_sha256 not in (None, model)]
+            if foreign:
+                warn(f"{path}: {len(foreign)} scores of another model are left out; its records are kept")
+            results = replace(results, scores=tuple(s for s in results.scores if s not in foreign))
+            write_results(path, merged(results, scores))
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free space or mend permissions, and run the same "
+            "command again: the records are kept"
+        ) from None
 
 
 def _of_run(run: Path, which: str, data: Path | None, device: torch.device) -> list[Target]:

@@ -6,7 +6,10 @@ On several ranks all call `score_tasks`; rank 0 decides and writes. Nothing here
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from errno import EDQUOT, ENOSPC
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 from data_prep.errors import StorageError
@@ -107,64 +110,66 @@ def score_tasks(
         events: who is told.
 
     Raises:
+        DataError: the model cannot be loaded.
         StorageError: a record cannot be written; those before it are kept.
     """
-    keys = keys_of(model.sha256, tasks, options)
-    failures: dict[str, Failure] = {}
-    records = _known(folder, keys, options, events, failures) if mesh.leads else {}
-    done = set(json.loads(mesh.exchange(json.dumps(list(records)))[0]))
-    data: dict[str, TaskData] = {}
+    work = _Work(folder=folder, mesh=mesh, options=options, events=events)
+    keys = keys_of(mesh.together(lambda: model.sha256), tasks, options)
+    mesh.together(lambda: _look_up(work, keys) if mesh.leads else None)
+    done = set(json.loads(mesh.exchange(json.dumps(list(work.records)))[0]))
+    waiting: list[tuple[EvalTask, TaskData]] = []
     for task in (task for task in tasks if task.name not in done):
         events.fetching(task)
         found = shared_data(task, hub, mesh, options)
         if isinstance(found, Failure):
-            failures[task.name] = found
+            work.failures[task.name] = found
         else:
-            data[task.name] = found
-    if data:
-        _score(model, keys, tasks, data, folder, mesh, options, events, records, failures)
+            waiting.append((task, found))
+    if waiting:
+        _score(work, model, keys, waiting)
     return Outcome(
-        records=tuple(records[task.name] for task in tasks if task.name in records),
-        failures=tuple(failures[task.name] for task in tasks if task.name in failures),
+        records=tuple(work.records[task.name] for task in tasks if task.name in work.records),
+        failures=tuple(work.failures[task.name] for task in tasks if task.name in work.failures),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One call of `score_tasks`, and what has come of it."""
+
+    folder: Path
+    mesh: Mesh
+    options: ScoringOptions
+    events: ScoringEvents
+    records: dict[str, TaskRecord] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
 
 
 def _score(
-    model: Model,
-    keys: Mapping[str, Key],
-    tasks: Sequence[EvalTask],
-    data: Mapping[str, TaskData],
-    folder: Path,
-    mesh: Mesh,
-    options: ScoringOptions,
-    events: ScoringEvents,
-    records: dict[str, TaskRecord],
-    failures: dict[str, Failure],
+    work: _Work, model: Model, keys: Mapping[str, Key], waiting: Sequence[tuple[EvalTask, TaskData]]
 ) -> None:
-    """Score the tasks whose data is there, in their order, into `records` and `failures`."""
-    quiet_libraries()
+    """Score the tasks whose data is there."""
+    mesh, events = work.mesh, work.events
     loaded = mesh.together(model.load)
-    network, tokenizer = loaded.network, loaded.tokenizer
+    mesh.together(lambda: _check_folder(work.folder) if mesh.leads else None)
     scoring = ScoringModel(
-        network, tokenizer, batch_size=options.batch_size, ranks=mesh, progress=events.progress
+        loaded.network,
+        loaded.tokenizer,
+        batch_size=work.options.batch_size,
+        ranks=mesh,
+        progress=events.progress,
     )
-    waiting = [task for task in tasks if task.name in data]
-    manager = task_manager(waiting)
-    for task in waiting:
+    manager = task_manager([task for task, _ in waiting])
+    for task, data in waiting:
         if any(json.loads(text) for text in mesh.exchange(json.dumps(events.stop()))):
             break
-        name = task.name
         events.scoring(task)
         try:
-            records[name] = evaluate_task(
-                scoring, task, data[name], keys[name], manager=manager, dtype=loaded.dtype
-            )
+            record = evaluate_task(scoring, task, data, keys[task.name], manager=manager, dtype=loaded.dtype)
         except EvaluationError as error:
-            failures[name] = Failure(task=name, message=str(error), exit_code=error.exit_code)
+            work.failures[task.name] = Failure(task=task.name, message=str(error), exit_code=error.exit_code)
             continue
-        _write(folder, records[name], mesh)
-        records[name] = _estimated(folder, records[name], mesh.leads, options, failures)
-        events.scored(records[name], False)
+        mesh.together(partial(_keep, work, record))
 
 
 def task_data(task: EvalTask, hub: Hub, logiqa_text: Path | None) -> TaskData:
@@ -199,27 +204,28 @@ def keys_of(sha256: str, tasks: Sequence[EvalTask], options: ScoringOptions) -> 
     }
 
 
-def _known(
-    folder: Path,
-    keys: Mapping[str, Key],
-    options: ScoringOptions,
-    events: ScoringEvents,
-    failures: dict[str, Failure],
-) -> dict[str, TaskRecord]:
-    """Task -> record that is there; a tiny task's gets its estimate if it could not have it before."""
-    found: dict[str, TaskRecord] = {}
+def _look_up(work: _Work, keys: Mapping[str, Key]) -> None:
+    """Take the records that are there; a tiny task's gets its estimate if it could not have it before."""
     for name, key in keys.items():
-        record = find_record(folder, key, events.warn)
-        if record is None:
-            continue
-        found[name] = _estimated(folder, record, True, options, failures)
-        events.scored(found[name], True)
-    return found
+        record = find_record(work.folder, key, work.events.warn)
+        if record is not None:
+            work.records[name] = _estimated(work, record)
+            work.events.scored(work.records[name], True)
+
+
+def _keep(work: _Work, record: TaskRecord) -> None:
+    """Write a new record, first as it is: its estimate may fail."""
+    if work.mesh.leads:
+        _write(work.folder, record)
+        record = _estimated(work, record)
+    work.records[record.key.task] = record
+    work.events.scored(record, False)
 
 
 def shared_data(task: EvalTask, hub: Hub, mesh: Mesh, options: ScoringOptions) -> TaskData | Failure:
     """The task's data, fetched once a node; where one node fails, all hold the task for failed."""
     answer: dict[str, object] = {}
+    quiet_libraries()
     if mesh.local_rank == 0:
         try:
             data = task_data(task, hub, options.logiqa_text)
@@ -236,39 +242,46 @@ def shared_data(task: EvalTask, hub: Hub, mesh: Mesh, options: ScoringOptions) -
     return TaskData(folders={name: Path(path) for name, path in own["folders"]}, dataset=said[0]["dataset"])
 
 
-def _estimated(
-    folder: Path, record: TaskRecord, leads: bool, options: ScoringOptions, failures: dict[str, Failure]
-) -> TaskRecord:
-    """A tiny task's record with its gp-IRT estimate, or why there is none; it was written without before."""
-    task = record.key.task
-    if task not in TINY or not leads or (record.gp_irt is not None and options.irt_file is None):
+def _estimated(work: _Work, record: TaskRecord) -> TaskRecord:
+    """A tiny task's record with its gp-IRT estimate, or why there is none."""
+    task, options = record.key.task, work.options
+    if task not in TINY or (record.gp_irt is not None and options.irt_file is None):
         return record
     try:
         estimate = gp_irt(record.items["acc_norm"], TINY[task], options.irt_file, options.irt_sha256)
         value, why_not = estimate.value, estimate.why_not
     except EvaluationError as error:
         value, why_not = None, str(error)
-        failures[task] = Failure(task=task, message=f"{task}: {error}", exit_code=error.exit_code)
+        work.failures[task] = Failure(task=task, message=f"{task}: {error}", exit_code=error.exit_code)
     now = replace(record, gp_irt=value, gp_irt_note=why_not)
     if now != record:
-        _write_alone(folder, now)
+        _write(work.folder, now)
     return now
 
 
-def _write(folder: Path, record: TaskRecord, mesh: Mesh) -> None:
-    def write() -> None:
-        if mesh.leads:
-            _write_alone(folder, record)
+def _check_folder(folder: Path) -> None:
+    """Find out before hours of scoring whether records can be written (StorageError)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"cannot write records into {folder}: {error.strerror}; {_remedy(error)} and run the same "
+            "command again"
+        ) from None
 
-    mesh.together(write)
+
+def _remedy(error: OSError) -> str:
+    return "free space" if error.errno in (ENOSPC, EDQUOT) else "mend that"
 
 
-def _write_alone(folder: Path, record: TaskRecord) -> None:
+def _write(folder: Path, record: TaskRecord) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder, record)
     except OSError as error:
         raise StorageError(
-            f"cannot write the record of {record.key.task} into {folder}: {error.strerror}; free space and "
-            "run the same command again: the tasks before it are kept"
+            f"cannot write the record of {record.key.task} into {folder}: {error.strerror}; "
+            f"{_remedy(error)} and run the same command again: the tasks before it are kept"
         ) from None
