@@ -210,11 +210,11 @@ def _panel(axes: "Axes", curve: Curve) -> None:
     if curve.chance is not None:
         axes.axhline(100 * curve.chance, color="#8A8A8A", linestyle=(0, (2, 2)), linewidth=1)
     shots = "" if curve.num_fewshot is None else f", {curve.num_fewshot} shots"
-    axes.set_title(f"{curve.task}\n{curve.metric}{shots}{_cut_short(curve)}", fontsize=7)
+    axes.set_title(f"{curve.task}\n{curve.metric}{shots}\n{_cut_short(curve)}", fontsize=7)
 
 
 def _cut_short(curve: Curve) -> str:
     """What the panel's numbers lack, if anything."""
     limited = any(point.limit is not None for point in curve.points)
     truncated = any(point.truncated for point in curve.points)
-    return ", first items only" * limited + ", prompts cut" * truncated
+    return ", ".join(["first items only"] * limited + ["prompts cut"] * truncated)
