@@ -431,7 +431,8 @@ LISTENS = """
     heard = []
     def hear(number, frame):
         heard.append(number)
-        (run / f"heard-{rank}").write_text(json.dumps(heard))
+        (run / f".heard-{rank}").write_text(json.dumps(heard))
+        (run / f".heard-{rank}").rename(run / f"heard-{rank}")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, hear)
     status("running", 0)
