@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from eval.records import Seeds
 def quiet_libraries() -> None:
     """Keep lm-eval, datasets and transformers from writing about what is reported here anyway."""
     task = lm_eval.api.task
+    # As lm-eval's own command does: prompts are encoded one at a time, and threads only get in the way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     logging_of_transformers.set_verbosity_error()

@@ -219,6 +219,7 @@ def test_repositories_of_one_name_and_changed_content_are_not_mixed_up(empty: Pl
     assert len({each["loaded"]["None"]["test"]["sha256"] for each in results}) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_may_fetch_the_same_at_once(sets: Place, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     with ThreadPoolExecutor(2) as pool:

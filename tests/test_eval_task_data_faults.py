@@ -98,6 +98,7 @@ def sweep(
     assert not list((place.root / "hf_home").rglob(".making-*"))
 
 
+@pytest.mark.slow
 def test_every_fault_ends_in_success_or_in_one_line_and_is_forgotten(place: Place) -> None:
     cases = {name: case for name, case in CASES.items() if not case.waits}
     sweep(place, cases, processes=3, limit_s=25.0, constants={**QUICK, "hub_watch.PATIENCE_S": 3.0})

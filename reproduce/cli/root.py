@@ -25,7 +25,7 @@ COMMANDS = {
     "weights": "Show what a strategy does to given losses.",
     "compare": "Hold runs against the paper's numbers.",
     "report": "Write one self-contained HTML page about runs.",
-    "bench": "Measure the cost of reweighting, and of preparing data.",
+    "bench": "Measure the cost of reweighting, of preparing data, and of scoring.",
 }
 """Subcommand -> one line of help. The module is reproduce.cli.<name>, its click command `command`."""
 

@@ -242,7 +242,7 @@ def _run(who: str, work: Work, limit: int | None) -> Run:
             last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
             # A library's exit code says nothing in our terms.
             raise RunFailedError(
-                f"{who} ended with code {code}: {one_line(last, 400)}",
+                f"{who} ended with code {code}; run it alone to see more: {one_line(last, 400)}",
                 code if who == OURS and code > 0 else 1,
             )
         numbers = our_numbers(work.tasks, out) if who == OURS else their_numbers(work.tasks, out)
