@@ -11,10 +11,10 @@ from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
 from reproduce.paper.extras import extras
 from reproduce.paper.matching import Matches, group_runs, match_rows
 from reproduce.paper.runs import find_runs
-from reproduce.paper.statistics import Interval
 from reproduce.paper.tables import Printed, load_tables
 from reproduce.paper.verdicts import paper_verdict, sign_verdict, tolerance_of
 from reproduce.paper.versus import against
+from reproduce.statistics import Interval
 
 
 def judge(root: Path) -> dict[tuple[str, str], Cell]:

@@ -1,8 +1,9 @@
 """Losses in, weights out: normalisation, the strategies f(h), Eq. 4, DRO-KL and Proposition 1.
 
-Shapes: M samples of the global batch. Everything here is pure, on-device tensor arithmetic in float32:
-no synchronisation, no branch on a value, so it can be compiled and run between forward and backward.
-Only `sample_weights`, the checked entry point, looks at the values.
+Shapes: M samples of the global batch; leading dimensions (...), if any, are batches weighted one by one.
+Everything here is pure, on-device tensor arithmetic in float32, or float64 where the losses are: no
+synchronisation, no branch on a value, so it can be compiled and run between forward and backward. Only
+`sample_weights`, the checked entry point, looks at the values.
 """
 
 import math
@@ -28,14 +29,20 @@ def normalise(losses_M: Tensor, delta: float = 1.0) -> Tensor:
     Losses that are all equal map to one constant, so every strategy gives them equal scores.
 
     Args:
-        losses_M: (M,) losses in nats, over the whole global batch.
+        losses_M: (..., M) losses in nats, over the whole global batch.
         delta: half-width of the range; 1 throughout the paper.
 
     Returns:
-        (M,) float32.
+        (..., M) float32, or float64 where the losses are.
     """
-    low, high = torch.aminmax(losses_M.float())
-    return scaled(losses_M.float(), low, high, delta)
+    losses_M = _wide(losses_M)
+    low, high = torch.aminmax(losses_M, dim=-1, keepdim=True)
+    return scaled(losses_M, low, high, delta)
+
+
+def _wide(losses_M: Tensor) -> Tensor:
+    """At least float32."""
+    return losses_M.to(torch.promote_types(losses_M.dtype, torch.float32))
 
 
 def scaled(losses: Tensor, low: Tensor, high: Tensor, delta: float) -> Tensor:
@@ -83,12 +90,12 @@ SCORES: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "linear": linear_score,
     "readme_uniform": readme_uniform_score,
 }
-"""Strategy -> f(h), a function of normalised losses (M,) and delta."""
+"""Strategy -> f(h), a function of normalised losses (..., M) and delta."""
 
 
 def _tempered_softmax(score_M: Tensor, r: float | Tensor) -> Tensor:
     # The maximum is taken off before the division: s/r itself can overflow where r is tiny.
-    return torch.softmax((score_M - score_M.max()) / r, dim=0)
+    return torch.softmax((score_M - score_M.amax(dim=-1, keepdim=True)) / r, dim=-1)
 
 
 def _score_weights(score: Callable[[Tensor, float], Tensor]) -> "Strategy":
@@ -100,11 +107,11 @@ def _score_weights(score: Callable[[Tensor, float], Tensor]) -> "Strategy":
 
 def _uniform_weights(losses_M: Tensor, r: float | Tensor, delta: float) -> Tensor:
     # 1/M exactly, not a softmax of equal scores: uniform training must be the plain mean, bit for bit.
-    return torch.full_like(losses_M, 1.0 / losses_M.numel(), dtype=torch.float32)
+    return torch.full_like(_wide(losses_M), 1.0 / losses_M.shape[-1])
 
 
 def _dro_kl_weights(losses_M: Tensor, r: float | Tensor, delta: float) -> Tensor:
-    return _tempered_softmax(losses_M.float(), r)
+    return _tempered_softmax(_wide(losses_M), r)
 
 
 def _capped_softmax_weights(losses_M: Tensor, r: float | Tensor, delta: float) -> Tensor:
@@ -113,28 +120,32 @@ def _capped_softmax_weights(losses_M: Tensor, r: float | Tensor, delta: float) -
     With the probabilities sorted downwards, let k samples sit at the cap; the rest share 1 - 2k/M in
     proportion to their probability. The right k is the smallest whose largest free weight obeys the cap.
     """
-    count = losses_M.numel()
+    count = losses_M.shape[-1]
     if count <= CAP:
         return _uniform_weights(losses_M, r, delta)  # the cap 2/M admits every weight only when M > 2
     cap = CAP / count
     gaps_M = losses_M.double()
-    logits_M = (gaps_M - gaps_M.max()) / r
-    sorted_M, order_M = torch.sort(logits_M, descending=True)
+    logits_M = (gaps_M - gaps_M.amax(dim=-1, keepdim=True)) / r
+    sorted_M, order_M = torch.sort(logits_M, dim=-1, descending=True)
     # Row k: the mass of the samples from k on, in units of sample k's. Differences first: a running
     # logsumexp would lose the digits of a tail that lies far below the top.
-    gaps_MM = (sorted_M.unsqueeze(0) - sorted_M.unsqueeze(1)).clamp_max(0.0)
-    tail_M = torch.triu(gaps_MM.exp()).sum(dim=1)
+    gaps_MM = (sorted_M.unsqueeze(-2) - sorted_M.unsqueeze(-1)).clamp_max(0.0)
+    tail_M = torch.triu(gaps_MM.exp()).sum(dim=-1)
     capped_M = torch.arange(count, device=losses_M.device, dtype=torch.float64)
     free_mass_M = 1.0 - cap * capped_M
     fits_M = (free_mass_M >= 0) & (free_mass_M / tail_M <= cap * (1 + CAP_TOLERANCE))
-    k = torch.argmax(fits_M.to(torch.int8))  # the first k that fits; k = floor(M/2) always does
-    free_M = free_mass_M[k] * gaps_MM[k].exp() / tail_M[k]
+    # The first k that fits; k = floor(M/2) always does.
+    k = torch.argmax(fits_M.to(torch.int8), dim=-1, keepdim=True)
+    row_M = gaps_MM.gather(-2, k.unsqueeze(-1).expand_as(gaps_MM[..., :1, :])).squeeze(-2)
+    free_M = free_mass_M.expand_as(tail_M).gather(-1, k) * row_M.exp() / tail_M.gather(-1, k)
     weights_sorted_M = torch.where(capped_M < k, torch.full_like(free_M, cap), free_M)
-    return torch.empty_like(weights_sorted_M).scatter(0, order_M, weights_sorted_M).float()
+    weights_M = torch.empty_like(weights_sorted_M).scatter(-1, order_M, weights_sorted_M)
+    return weights_M.to(_wide(losses_M).dtype)
 
 
 Strategy = Callable[[Tensor, float | Tensor, float], Tensor]
-"""(losses (M,), r, delta) -> weights (M,) float32 that sum to 1."""
+"""(losses (..., M), r, delta) -> weights (..., M) that sum to 1, in the dtype `normalise` gives. An r that is a
+tensor is a scalar or (..., 1)."""
 
 STRATEGIES: Mapping[str, Strategy] = {
     "uniform": _uniform_weights,

@@ -15,9 +15,9 @@ from reproduce.paper.readings import (
     scoring_differences,
 )
 from reproduce.paper.runs import Scale
-from reproduce.paper.statistics import Interval, mean_interval, paired_interval
 from reproduce.paper.tables import MEAN, Column, Printed, Row, Table
 from reproduce.paper.verdicts import EQUAL, Verdict, paper_verdict, sign_verdict, tolerance_of
+from reproduce.statistics import Interval, mean_interval, paired_interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reproduce.paper.matching import Group, Matches, unfinished
-from reproduce.paper.statistics import mean_interval, paired_interval
 from reproduce.paper.tables import MEAN, Table
+from reproduce.statistics import mean_interval, paired_interval
 
 
 @dataclass(frozen=True, kw_only=True)

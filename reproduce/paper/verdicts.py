@@ -19,8 +19,8 @@ Every interval is 95% by itself: among twenty cells, one misses by chance.
 
 from typing import Literal
 
-from reproduce.paper.statistics import Interval, accuracy_stderr
 from reproduce.paper.tables import Column, Printed, Table
+from reproduce.statistics import Interval, accuracy_stderr
 
 Verdict = Literal[
     "reproduced",

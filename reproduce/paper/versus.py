@@ -8,7 +8,7 @@ from eval.results import Score
 from reproduce.errors import UserError
 from reproduce.paper.matching import Group, check_comparable
 from reproduce.paper.readings import different_questions, joined, scoring_differences
-from reproduce.paper.statistics import Interval, mean_interval, paired_interval, welch_interval
+from reproduce.statistics import Interval, mean_interval, paired_interval, welch_interval
 
 Outcome = Literal["better", "worse", "unresolved"]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from reproduce.paper.statistics import (
+from reproduce.statistics import (
     accuracy_stderr,
     mean_interval,
     paired_interval,
