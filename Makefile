@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/reweight demo
 
+# Two to four tests at a time; `pytest tests/test_x.py` runs one file in one process.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 # Minutes to an hour: kill sweeps and reduced-scale training runs.
 test-slow: $(READY)

@@ -144,8 +144,8 @@ def _capped_softmax_weights(losses_M: Tensor, r: float | Tensor, delta: float) -
 
 
 Strategy = Callable[[Tensor, float | Tensor, float], Tensor]
-"""(losses (..., M), r, delta) -> weights (..., M) that sum to 1, in the dtype `normalise` gives. An r that is a
-tensor is a scalar or (..., 1)."""
+"""(losses (..., M), r, delta) -> weights (..., M) that sum to 1, in the dtype `normalise` gives. A tensor r
+is a scalar or (..., 1)."""
 
 STRATEGIES: Mapping[str, Strategy] = {
     "uniform": _uniform_weights,
