@@ -7,6 +7,7 @@ The quantile comes from the regularised incomplete beta function (continued frac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 CONFIDENCE = 0.95
 
@@ -80,6 +81,17 @@ def welch_interval(
 def accuracy_stderr(fraction: float, n: int) -> float:
     """Standard error of an accuracy in [0, 1] measured on n independent items: sqrt(p (1 - p) / n)."""
     return math.sqrt(fraction * (1 - fraction) / n)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p value of so many wins and losses where both are equally likely; ties do not count.
+
+    Exact: twice the binomial tail, at most 1.
+    """
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
+    # A ratio of whole numbers: 2**n overflows a float where n is large, the quotient does not.
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def t_quantile(p: float, freedom: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import is_safe_name
-from eval.json_files import Fields, read_json_object, write_text_atomically
+from eval.json_files import Fields, finite, read_json_object, write_text_atomically
 from reproduce.errors import DataError, StorageError
 from reproduce.study import (
     OUTCOMES,
@@ -34,9 +34,23 @@ def study_text(study: Study) -> str:
     Raises:
         ValueError: a number that is not finite.
     """
-    return (
-        json.dumps({"schema": SCHEMA, **asdict(study)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    document = {"schema": SCHEMA, **asdict(study), "versions": dict(sorted(study.versions.items()))}
+    return _laid_out(document, "") + "\n"
+
+
+def _laid_out(value: object, indent: str) -> str:
+    """JSON with a line for each entry, but rows of plain values on one: a table reads as one."""
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{_plain(str(key))}: {_laid_out(each, deeper)}" for key, each in value.items()]
+        return "{\n" + ",\n".join(deeper + entry for entry in entries) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(each, dict | list | tuple) for each in value):
+        return "[\n" + ",\n".join(deeper + _laid_out(each, deeper) for each in value) + f"\n{indent}]"
+    return _plain(value)
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def write_study(folder: Path, study: Study) -> Path:
@@ -122,9 +136,9 @@ class _Reader:
             return self._map(where, entry)
         fields = Fields.of(where, entry, Panel, self.refuse)
         return Panel(
-            title=fields.text("title"),
-            x_label=fields.text("x_label"),
-            y_label=fields.text("y_label"),
+            title=self._words(fields, "title"),
+            x_label=self._words(fields, "x_label"),
+            y_label=self._words(fields, "y_label"),
             lines=tuple(self._line(f"{where}.lines[{i}]", e) for i, e in self._list(fields, "lines")),
             x_log=fields.flag("x_log"),
             y_log=fields.flag("y_log"),
@@ -140,9 +154,9 @@ class _Reader:
             if len(rows) != len(y_names) or any(len(row) != len(x_names) for row in rows):
                 raise self.refuse(f"{where} has cells that do not fit its names")
         return Map(
-            title=fields.text("title"),
-            x_label=fields.text("x_label"),
-            y_label=fields.text("y_label"),
+            title=self._words(fields, "title"),
+            x_label=self._words(fields, "x_label"),
+            y_label=self._words(fields, "y_label"),
             x_names=x_names,
             y_names=y_names,
             values=values,
@@ -162,7 +176,7 @@ class _Reader:
         if any(series is not None and len(series) != len(x) for series in (y, low, high)):
             raise self.refuse(f"{where} has series of different lengths")
         return Line(
-            label=fields.text("label"),
+            label=self._words(fields, "label"),
             strategy=fields.text("strategy"),
             x=tuple(number for number in x if number is not None),
             y=y,
@@ -175,7 +189,7 @@ class _Reader:
         axis = fields.text("axis")
         if axis not in ("x", "y"):
             raise fields.wrong("axis", "x or y")
-        return Mark(axis=axis, at=fields.number("at"), label=fields.text("label"))  # type: ignore[arg-type]
+        return Mark(axis=axis, at=fields.number("at"), label=self._words(fields, "label"))  # type: ignore[arg-type]
 
     def _finding(self, where: str, entry: object) -> Finding:
         fields = Fields.of(where, entry, Finding, self.refuse)
@@ -186,10 +200,14 @@ class _Reader:
             claim=fields.text("claim"),
             source=fields.text("source"),
             outcome=outcome,  # type: ignore[arg-type]
-            where=fields.text("where") if fields.entry.get("where") != "" else "",
+            where=self._words(fields, "where"),
             evidence=fields.text("evidence"),
             seeds=fields.integer("seeds", minimum=1),
         )
+
+    def _words(self, fields: Fields, key: str) -> str:
+        """A text that may be empty."""
+        return "" if fields.entry.get(key) == "" else fields.text(key)
 
     def _id(self, fields: Fields) -> str:
         name = fields.text("id")
@@ -205,14 +223,14 @@ class _Reader:
     def _scalar(self, where: str, value: object) -> Scalar:
         if value is None or isinstance(value, str):
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refuse(f"{where} holds {value!r:.40}, expected a text, a number or null")
+        if not isinstance(value, int | float) or finite(value) is None:
+            raise self.refuse(f"{where} holds {value!r:.40}, expected a text, a finite number or null")
         return value
 
     def _numbers(self, where: str, value: object) -> tuple[float | None, ...]:
         found = self._a_list(where, value)
-        if any(isinstance(v, bool) or not isinstance(v, int | float | None) for v in found):
-            raise self.refuse(f"{where} holds something else than numbers and null")
+        if any(each is not None and finite(each) is None for each in found):
+            raise self.refuse(f"{where} holds something else than numbers (finite) and null")
         return tuple(found)
 
     def _strings(self, where: str, value: object) -> tuple[str, ...]:

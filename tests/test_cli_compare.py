@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from paper_runs import make_run, mini, paper_scale, three_seeds
+from study_samples import renamed, sample_study
 
 from reproduce.cli.root import run
+from reproduce.study_file import write_study
 
 CELL_KEYS = {"table", "row", "column", "paper", "ours", "diff", "ci_low", "ci_high", "verdict"}
 VERDICTS = {
@@ -31,7 +33,7 @@ def test_no_runs_is_all_not_run_and_said(capsys: pytest.CaptureFixture[str]) -> 
     assert document["against"] == "paper"
     assert len(document["cells"]) == 267
     assert {cell["verdict"] for cell in document["cells"]} == {"not_run"}
-    assert (document["runs"], document["extra"]) == ([], [])
+    assert (document["runs"], document["extra"], document["studies"]) == ([], [], [])
     assert "no runs in ./runs" in err
 
 
@@ -164,6 +166,80 @@ def test_a_hostile_name_reaches_the_terminal_harmless(capsys: pytest.CaptureFixt
     assert "[bold]x" in out
     assert run(["compare", "--json"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_toy_studies_bring_their_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(Path("runs/toy/regression"), sample_study())
+    write_study(Path("runs/toy/again"), sample_study())
+    assert run(["compare", "--strict"]) == 0  # a claim that does not hold is a finding
+    out, err = capsys.readouterr()
+    assert "toy studies but no runs in runs: the paper's tables stay empty" in err
+    assert "nothing of ours" not in err
+    assert "left out" not in err
+    assert out.count("Toy studies\n") == 1
+    assert out.index("(runs/toy/again)") < out.index("(runs/toy/regression)")
+    assert out.count("✗ does not hold") == 2
+    assert max(map(len, out[out.index("Toy studies") :].splitlines())) <= 100
+    assert run(["compare", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [entry["path"] for entry in document["studies"]] == ["runs/toy/again", "runs/toy/regression"]
+    entry = document["studies"][0]
+    assert set(entry) == {"study", "path", "command", "findings"}
+    assert (entry["study"], entry["command"]) == ("regression", "reweight toy regression --seeds 8")
+    assert [finding["outcome"] for finding in entry["findings"]] == [
+        "only_where",
+        "holds",
+        "does_not",
+        "unresolved",
+    ]
+    assert entry["findings"][1] == {
+        "claim": "DRO-KL diverges at the learning rate of the others",
+        "source": "Figure 8",
+        "outcome": "holds",
+        "where": "",
+        "evidence": "8 of 8 runs",
+        "seeds": 8,
+    }
+
+
+def test_one_table_of_the_paper_is_shown_without_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("runs"), "uniform", 0, mini("uniform"))
+    folder = write_study(Path("runs/toy"), sample_study()).parent
+    assert run(["compare"]) == 0
+    assert "Toy studies" in capsys.readouterr().out
+    assert run(["compare", "--table", "table1"]) == 0
+    assert "Toy studies" not in capsys.readouterr().out
+    (folder / "recipe.yaml").write_text("name: x")  # beside a study.json it is no run without results
+    (folder / "study.json").write_text('{"schema": 1}')
+    assert run(["compare", "--table", "table1"]) == 0
+    assert "left out" not in capsys.readouterr().err
+    assert run(["compare"]) == 3
+    assert "runs/toy/study.json" in one_line(capsys)
+    # Against a run, studies play no part.
+    make_run(Path("runs"), "linupper", 0, mini("linupper"))
+    assert run(["compare", "--against", "runs/nano_uniform", "runs"]) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ['{"schema": 1, "study": "dro"', "[" * 100_000, '{"schema": 1, "x": NaN}', "é"]
+)
+def test_a_broken_study_is_one_line(content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/toy").mkdir(parents=True)
+    Path("runs/toy/study.json").write_text(content, encoding="latin-1")
+    assert run(["compare", "--json"]) == 3
+    assert "runs/toy/study.json" in one_line(capsys)
+
+
+def test_a_hostile_study_reaches_the_terminal_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(Path("runs/toy"), renamed(sample_study(), "\x1b[31m[bold]x; rm -rf ~"))
+    for arguments in (["compare"], ["compare", "--json"]):
+        assert run(arguments) == 0
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err
+        assert "u001b" not in out
+        assert "[bold]x" in out
+    assert run(["compare"]) == 0
+    assert "again: reweight toy regression '\\x1b[31m[bold]x;' rm -rf '~' --out" in capsys.readouterr().out
 
 
 def test_help_has_runnable_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paper_runs import make_run, mini
+from study_samples import sample_study
 
 from reproduce.cli.curves import figure_one
 from reproduce.cli.root import run
+from reproduce.study_file import write_study
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +31,32 @@ def test_it_writes_the_page_and_prints_its_path(capsys: pytest.CaptureFixture[st
     assert document["report"] == "report.html"
     assert document["bytes"] == Path("report.html").stat().st_size
     assert document["runs"] == ["runs/nano_linupper/seed-0"]
+    assert document["studies"] == []
 
 
 def test_without_runs_it_still_writes_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["report"]) == 0
     assert "no runs in ./runs" in capsys.readouterr().err
     assert "No runs" in Path("report.html").read_text()
+
+
+def test_toy_studies_are_picked_up(capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(Path("runs/toy/dro"), sample_study("dro"))
+    assert run(["report"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "report.html\n"
+    assert "0 runs, 1 toy studies" in err
+    assert "no runs in ./runs: nothing" not in err
+    page = Path("report.html").read_text()
+    assert '<h2 id="studies">' in page
+    assert "reweight toy dro --seeds 8 --out runs/toy/dro" in page
+    Path("runs/toy/dro/study.json").write_text('{"schema": 1}')
+    Path("report.html").write_text("old")
+    assert run(["report", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "runs/toy/dro/study.json" in err
+    assert Path("report.html").read_text() == "old"
 
 
 def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

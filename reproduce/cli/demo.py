@@ -4,14 +4,19 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reproduce.cli.console import Progress, UserPath, emit_json, json_option, note, progress
 from reproduce.errors import ExitCode
+
+if TYPE_CHECKING:
+    from reproduce.study import Study
 
 RECIPES = ("demo_uniform", "demo_linupper")
 TOKENIZER = "bpe:2048"
@@ -38,7 +43,7 @@ class _Job:
 @click.option("--steps", type=click.IntRange(min=16), help="Train fewer or more steps than the recipes say.")
 @json_option
 def command(out: Path, seeds: int, steps: int | None, as_json: bool) -> int:
-    """Prepare, train uniform and LinUpper, evaluate, compare with the paper, and write a report.
+    """Prepare, train uniform and LinUpper, evaluate, run a toy study, compare with the paper, report.
 
     The corpus is what every Python installation holds: its library's source, docstrings, language reference,
     licences, package descriptions, character names; each kind is a domain. No network, no GPU. Running it
@@ -64,6 +69,7 @@ def command(out: Path, seeds: int, steps: int | None, as_json: bool) -> int:
         for recipe in RECIPES
     ]
     _train_all(jobs)
+    _toy(out)
     _judge(out, as_json)
     return ExitCode.DONE
 
@@ -72,7 +78,7 @@ def _prepare(data: Path) -> None:
     from data_prep.pipeline import prepare
     from data_prep.spec import PrepSpec
 
-    note("1/4 prepare: tokenizing text of this Python installation")
+    note("1/5 prepare: tokenizing text of this Python installation")
     prepare(PrepSpec(dataset="embedded", tokenizer=TOKENIZER, out=data))
 
 
@@ -82,7 +88,7 @@ def _train_all(jobs: list[_Job]) -> None:
 
     steps = {job.path: load_recipe(job.recipe, job.overrides).train.steps for job in jobs}
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 2, len(jobs))
-    note(f"2/4 train: {len(jobs)} runs, {workers} at a time")
+    note(f"2/5 train: {len(jobs)} runs, {workers} at a time")
     with (
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
         progress("train", sum(steps.values()), "steps") as line,
@@ -129,19 +135,37 @@ def _train(job: _Job) -> None:
     run(recipe, job.path, job.data, Events(warn=note, advance=lambda step, line: None))
 
 
+def _toy(out: Path) -> None:
+    """The toy regression, quickly: the paper's strategies, fewer steps and seeds than by default."""
+    from reproduce.cli.toy_run import make
+    from reproduce.studies.settings import RegressionSettings
+
+    note("3/5 toy regression: the same weights where the right answer is known")
+    strategies = ("uniform", "linupper", "quadratic", "extremes")
+    settings = RegressionSettings(strategies=strategies, steps=400, seeds=20)
+
+    def run(command: str, advance: Callable[[float, str], None]) -> "Study":
+        from reproduce.studies.regression import run_regression
+
+        return run_regression(settings, command, advance)
+
+    command = f"reweight toy regression --strategy {','.join(strategies)} --steps 400 --seeds 20"
+    make("regression", out / "runs" / "toy" / "regression", command, settings.as_settings(), run)
+
+
 def _judge(out: Path, as_json: bool) -> None:
-    from reproduce.cli.compare import chosen_tables, judge, load_runs
+    from reproduce.cli.compare import chosen_tables, judge, load_all
     from reproduce.cli.compare_print import print_judgement
     from reproduce.cli.curves import figure_one
     from reproduce.paper.report import write_report
 
-    note("3/4 compare: the sign of LinUpper's difference from uniform, against Table 1")
-    runs = load_runs([out / "runs"])
-    judgement = judge(runs, chosen_tables())
+    note("4/5 compare: the sign of LinUpper's difference from uniform, against Table 1")
+    runs, studies = load_all([out / "runs"])
+    judgement = judge(runs, chosen_tables(), studies)
     if not as_json:
         print_judgement(judgement, show_all=False)
-    note("4/4 report")
-    report = write_report(runs, out / "report.html", figure_one(PAPER_R))
+    note("5/5 report")
+    report = write_report(runs, out / "report.html", figure_one(PAPER_R), studies)
     if as_json:
         emit_json({"report": str(report), **judgement.document()})
     else:

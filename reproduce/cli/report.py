@@ -1,10 +1,10 @@
-"""`reweight report`: one self-contained HTML page about runs."""
+"""`reweight report`: one self-contained HTML page about runs and toy studies."""
 
 from pathlib import Path
 
 import click
 
-from reproduce.cli.compare import load_runs
+from reproduce.cli.compare import load_all
 from reproduce.cli.console import UserPath, emit_json, json_option, note, progress
 
 DEFAULT_OUT = Path("report.html")
@@ -32,20 +32,28 @@ The page needs no network and no script, and is the same for the same run folder
 )
 @json_option
 def command(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Write a page with the verdicts, curves and provenance of RUNS (default: ./runs)."""
+    """Write a page with the verdicts, curves and provenance of RUNS (default: ./runs), toy studies too."""
     from reproduce.cli.curves import figure_one
     from reproduce.paper.report import write_report
 
-    found = load_runs(runs)
+    found, studies = load_all(runs)
+    about = f"{len(found)} runs" + (f", {len(studies)} toy studies" if studies else "")
     with progress("report", 2, "parts") as line:
         line.update(0, "strategy curves")
         curves = figure_one(PAPER_R)
-        line.update(1, f"page about {len(found)} runs")
-        path = write_report(found, out, curves)
+        line.update(1, f"page about {about}")
+        path = write_report(found, out, curves, studies)
         line.update(2)
     size = path.stat().st_size
     if as_json:
-        emit_json({"report": str(path), "bytes": size, "runs": [str(run.path) for run in found]})
+        emit_json(
+            {
+                "report": str(path),
+                "bytes": size,
+                "runs": [str(run.path) for run in found],
+                "studies": [str(each.path) for each in studies],
+            }
+        )
     else:
-        note(f"{len(found)} runs, {size / 1e3:.0f} kB")
+        note(f"{about}, {size / 1e3:.0f} kB")
         click.echo(str(path))

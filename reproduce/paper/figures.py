@@ -1,18 +1,15 @@
-"""Figures as SVG text, from arrays. The same input gives the same bytes; no file, no global state kept.
+"""Figures of runs as SVG text, from arrays. The same input gives the same bytes; no file and no state kept.
 
-Colours are Okabe and Ito's, which stay apart for the colour-blind, and every strategy has a line style of its
-own besides. Text and axes take the colour of the page around them, so one figure serves light and dark.
+Looks and colours: drawing.py.
 """
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reproduce.paper.drawing import OTHER, STYLES, drawing
 from reproduce.paper.metrics_log import Floats, Metrics
 from reproduce.paper.text import clean
 
@@ -25,23 +22,6 @@ POINTS = 400
 
 BOUND = 2.0
 """The theory's bound on a weight, as a multiple of the uniform weight (Theorem 1)."""
-
-INK = "#0a0b0c"
-"""Stands for the page's text colour while matplotlib draws; replaced by currentColor in the SVG."""
-
-STYLES: Mapping[str, tuple[str, Any]] = {
-    "uniform": (INK, "-"),
-    "linupper": ("#0072B2", (0, (5, 1.5))),
-    "quadratic": ("#D55E00", (0, (5, 1.5, 1, 1.5))),
-    "extremes": ("#009E73", (0, (1, 1))),
-    "dro_kl": ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))),
-    "capped_softmax": ("#56B4E9", (0, (8, 2))),
-    "linear": ("#E69F00", (0, (2, 2))),
-}
-NO_METADATA: Mapping[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-"""For savefig as SVG: nothing that changes from day to day."""
-
-OTHER = ("#8A8A8A", (0, (4, 1, 1, 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +64,7 @@ def strategy_curves(
     panels = [(scores, "score f(h)")]
     if weights:
         panels.append((weights, "weight / uniform" + ("" if r is None else f", r = {r:g}")))
-    with _drawing("strategies", 3.6 * len(panels), 2.9) as (figure, out):
+    with drawing("strategies", 3.6 * len(panels), 2.9) as (figure, out):
         for index, (curves, label) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), index + 1)
             for name, (h, y) in curves.items():
@@ -97,7 +77,7 @@ def strategy_curves(
 
 def loss_curves(lines: Sequence[Line]) -> str:
     """Unweighted training loss, and mean held-out log-perplexity, against steps; bands span the seeds."""
-    with _drawing("loss", 7.2, 3.0) as (figure, out):
+    with drawing("loss", 7.2, 3.0) as (figure, out):
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         for line in lines:
             _band(left, line, [(m.step, m.loss) for m in line.seeds])
@@ -113,7 +93,7 @@ def domain_curves(lines: Sequence[Line]) -> str:
     domains = sorted({d for line in lines for m in line.seeds for d in m.log_perplexity} - {"mean"})
     columns = min(4, max(1, len(domains)))
     rows = -(-len(domains) // columns)
-    with _drawing("domains", 7.2, 2.1 * max(1, rows) + 0.3) as (figure, out):
+    with drawing("domains", 7.2, 2.1 * max(1, rows) + 0.3) as (figure, out):
         for index, domain in enumerate(domains):
             axes = figure.add_subplot(rows, columns, index + 1)
             for line in lines:
@@ -134,7 +114,7 @@ def max_weight_distribution(lines: Sequence[Line]) -> str:
     pooled = {line.label: _pooled(line) for line in lines}
     everything = np.concatenate([v for v in pooled.values() if v.size] or [np.array([1.0])])
     edges = np.linspace(min(1.0, float(everything.min())), max(2.2, float(everything.max())), 61)
-    with _drawing("maxweight", 7.2, 2.9) as (figure, out):
+    with drawing("maxweight", 7.2, 2.9) as (figure, out):
         axes = figure.add_subplot(1, 1, 1)
         for line in lines:
             values = pooled[line.label]
@@ -153,7 +133,7 @@ def max_weight_distribution(lines: Sequence[Line]) -> str:
 
 def ess_curves(lines: Sequence[Line]) -> str:
     """Effective sample size over steps, as a share of the batch; bands span the seeds."""
-    with _drawing("ess", 7.2, 2.9) as (figure, out):
+    with drawing("ess", 7.2, 2.9) as (figure, out):
         axes = figure.add_subplot(1, 1, 1)
         for line in lines:
             share = 1.0 if line.global_batch is None else 1.0 / line.global_batch
@@ -162,12 +142,6 @@ def ess_curves(lines: Sequence[Line]) -> str:
         _label(axes, "step", "effective sample size" + (" / M" if shares else " (samples)"))
         _legend(figure, axes)
     return out.svg
-
-
-def prefix_ids(svg: str, prefix: str) -> str:
-    """Put `prefix-` before every id and every reference to one: several figures can share a page."""
-    named = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    return re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", named)
 
 
 def decimate(x: Floats, y: Floats, points: int = POINTS) -> tuple[Floats, Floats]:
@@ -237,63 +211,3 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, handlelength=3)
-
-
-@dataclass
-class _Out:
-    svg: str = ""
-
-
-@contextmanager
-def figure_style(name: str, ink: str) -> Iterator[None]:
-    """matplotlib with the looks of our figures and nothing of the user's; `name` salts an SVG's ids."""
-    import matplotlib as mpl
-
-    settings = {
-        "svg.hashsalt": name,
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 8,
-        "text.parse_math": False,  # a run may be called $\x$
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "lines.linewidth": 1.4,
-        "path.simplify": False,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink
-        ),
-    }
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a matplotlibrc of the user's must not change the bytes
-        mpl.rcParams.update(settings)
-        yield
-
-
-@contextmanager
-def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Figure", _Out]]:
-    """A figure in inches; its SVG is in the second value once the block ends."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    out = _Out()
-    with figure_style(name, INK):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure, out
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
-    out.svg = _inline(buffer.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """Make a matplotlib SVG fit for a page: no prolog, own ids, short paths, the page's text colour."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = prefix_ids(body, name)
-    body = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
-    body = re.sub(r'<svg ([^>]*?)width="[\d.]+pt" ', r"<svg \1", body, count=1)
-    body = re.sub(r'<svg ([^>]*?)height="[\d.]+pt" ', r"<svg \1", body, count=1)
-    return body.replace(INK, "currentColor").strip() + "\n"

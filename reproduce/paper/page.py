@@ -1,4 +1,4 @@
-"""What the report's page shows, as text and figures: built from run folders, before any HTML."""
+"""What the report's page shows, as text and figures: built from runs and studies, before any HTML."""
 
 import json
 import shlex
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_prep.files import read_ordinary_file
-from reproduce.paper import figures
 from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
 from reproduce.paper.extras import Extra, extras
-from reproduce.paper.figures import Curves, Line
+from reproduce.paper.figures import Curves, Line, strategy_curves
+from reproduce.paper.found_studies import FoundStudy
 from reproduce.paper.matching import Group, group_runs, match_rows, setting_differences
 from reproduce.paper.metrics_log import Metrics, read_metrics
+from reproduce.paper.page_figures import PageFigure, embedded, run_figures
 from reproduce.paper.runs import Run, Scalar
+from reproduce.paper.study_page import ShownStudy, shown_studies
+from reproduce.paper.study_words import repeat_command
 from reproduce.paper.tables import Table, load_tables
 from reproduce.paper.task_scores import ShownScore, shown_scores
 from reproduce.paper.text import clean
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_FIGURE_BYTES = 2 * 1024 * 1024
 """Further sets of runs are listed without figures once the figures drawn take this much."""
+
+MAX_ALL_FIGURES_BYTES = 2560 * 1024
+"""What the figures of the runs leave of it is for those of the studies; the rest of the page is text."""
 
 VERDICT_TEXTS: Mapping[str, tuple[str, str]] = {
     "reproduced": ("✓", "reproduced"),
@@ -61,20 +67,11 @@ class ShownTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure with its caption."""
-
-    title: str
-    caption: str
-    svg: "Markup"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Family:
     """Groups that were trained and measured alike: their curves share axes."""
 
     title: str
-    figures: tuple[Figure, ...]
+    figures: tuple[PageFigure, ...]
     missing: tuple[str, ...]
     """Runs without a metrics.jsonl."""
 
@@ -98,6 +95,7 @@ class Page:
     extra: tuple[Extra, ...]
     scores: tuple[ShownScore, ...]
     reduced: bool
+    studies: tuple[ShownStudy, ...]
     families: tuple[Family, ...]
     strategies: "Markup | None"
     runs: tuple[tuple[Run, str, tuple[tuple[str, str], ...]], ...]
@@ -107,8 +105,8 @@ class Page:
     verdict_texts: Mapping[str, tuple[str, str]]
 
 
-def build_page(runs: Sequence[Run], curves: Curves | None) -> Page:
-    """Everything that the template shows about these runs.
+def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[FoundStudy] = ()) -> Page:
+    """Everything that the template shows about these runs and studies.
 
     Raises:
         UserError: runs that cannot be compared with each other.
@@ -119,6 +117,7 @@ def build_page(runs: Sequence[Run], curves: Curves | None) -> Page:
     found = match_rows(groups, tables)
     judged = cells(tables, found)
     touched = {cell.table for cell in judged if cell.scale is not None}
+    families = tuple(_shown_families(_families(groups)))
     return Page(
         tables=tuple(_shown_table(table, judged) for table in tables.values() if table.id in touched),
         untouched=tuple(
@@ -130,10 +129,11 @@ def build_page(runs: Sequence[Run], curves: Curves | None) -> Page:
         extra=tuple(extras(groups, tables, found)),
         scores=shown_scores([run for group in groups for run in group.runs]),
         reduced=any(cell.scale == "reduced" for cell in judged),
-        families=tuple(_shown_families(_families(groups))),
-        strategies=_svg(figures.strategy_curves(curves.scores, curves.weights, curves.r)) if curves else None,
+        studies=shown_studies(studies, MAX_ALL_FIGURES_BYTES - _figure_bytes(families)),
+        families=families,
+        strategies=embedded(strategy_curves(curves.scores, curves.weights, curves.r)) if curves else None,
         runs=tuple((run, _state(run), _provenance(run)) for group in groups for run in group.runs),
-        commands=tuple(_commands(groups)),
+        commands=tuple(_commands(groups, studies)),
         verdict_texts=VERDICT_TEXTS,
     )
 
@@ -187,9 +187,12 @@ def _families(groups: Sequence[Group]) -> list[list[Group]]:
 def _shown_families(families: Sequence[Sequence[Group]]) -> list[Family]:
     shown: list[Family] = []
     for index, groups in enumerate(families):
-        taken = sum(len(figure.svg) for family in shown for figure in family.figures)
-        shown.append(_family(index, groups, room=taken < MAX_FIGURE_BYTES))
+        shown.append(_family(index, groups, room=_figure_bytes(shown) < MAX_FIGURE_BYTES))
     return shown
+
+
+def _figure_bytes(families: Sequence[Family]) -> int:
+    return sum(len(figure.svg) for family in families for figure in family.figures)
 
 
 def _family(index: int, groups: Sequence[Group], *, room: bool) -> Family:
@@ -202,7 +205,7 @@ def _family(index: int, groups: Sequence[Group], *, room: bool) -> Family:
     names = tuple(clean(group.info.recipe, 60) for group in groups)
     return Family(
         title=", ".join(names),
-        figures=tuple(_figures(index, lines)) if lines and room else (),
+        figures=tuple(run_figures(index, lines)) if lines and room else (),
         missing=tuple(
             clean(run.path, 200) for group in groups for run in group.runs if logs[id(run)] is None
         ),
@@ -226,44 +229,6 @@ def _line(group: Group, seeds: Sequence[Metrics], groups: Sequence[Group]) -> Li
         seeds=seeds,
         global_batch=batch if isinstance(batch, int) and batch > 0 else None,
     )
-
-
-def _figures(index: int, lines: Sequence[Line]) -> list[Figure]:
-    drawn = [
-        (
-            "Loss and log-perplexity",
-            "Unweighted training loss (block means) and mean held-out log-perplexity against steps. "
-            "Bands span the seeds, lowest to highest.",
-            figures.loss_curves(lines),
-        ),
-        (
-            "Log-perplexity by domain",
-            "Held-out log-perplexity of each domain in nats (the paper's Figures 2 to 4).",
-            figures.domain_curves(lines),
-        ),
-        (
-            "Largest weight of a step",
-            "How often the largest weight, times the batch size M, took which value (the paper's Figure 6). "
-            "1 is uniform (not drawn: it never moves); the theory asks for at most 2.",
-            figures.max_weight_distribution(lines),
-        ),
-        (
-            "Effective sample size",
-            "1 over the sum of squared weights, against steps: how many samples a step really averages.",
-            figures.ess_curves(lines),
-        ),
-    ]
-    return [
-        Figure(title=title, caption=caption, svg=_svg(figures.prefix_ids(svg, f"f{index}")))
-        for title, caption, svg in drawn
-    ]
-
-
-def _svg(svg: str) -> "Markup":
-    from markupsafe import Markup
-
-    # Hidden from assistive technology: the caption and the tables say what it shows.
-    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
 
 
 def _differences(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
@@ -292,13 +257,14 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     return tuple((clean(key, 60), clean(_value(value), 200)) for key, value in run.provenance.items())
 
 
-def _commands(groups: Sequence[Group]) -> list[str]:
+def _commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> list[str]:
     runs = [run for group in groups for run in group.runs]
-    if not runs:
+    if not runs and not studies:
         return []
-    folders = " ".join(_quoted(run.path) for run in runs)
+    folders = " ".join(map(_quoted, [*(run.path for run in runs), *(each.path for each in studies)]))
     again = [f"reweight compare --against paper {folders}", f"reweight report {folders}"]
-    return [*map(_train_command, runs), *again]
+    repeats = [command for each in studies if (command := repeat_command(each.study, each.path)) is not None]
+    return [*map(_train_command, runs), *repeats, *again]
 
 
 def _train_command(run: Run) -> str:

@@ -1,6 +1,7 @@
-"""One self-contained HTML page about runs. A pure function of their folders: no clock, no network, no script.
+"""One self-contained HTML page about runs and toy studies. A pure function of their folders: no clock, no
+network, no script.
 
-Every string from a file passes clean() and jinja2's autoescape; only figures.py's SVG goes in unescaped.
+Every string from a file passes clean() and jinja2's autoescape; only SVG that we drew goes in unescaped.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from data_prep.files import atomic_file
 from reproduce.errors import DataError, StorageError
 from reproduce.paper.figures import Curves
+from reproduce.paper.found_studies import FoundStudy
 from reproduce.paper.page import build_page
 from reproduce.paper.runs import Run
 from reproduce.paper.text import clean
@@ -17,23 +19,26 @@ MAX_BYTES = 3 * 1024 * 1024
 TEMPLATE = "report.html.j2"
 
 
-def write_report(runs: Sequence[Run], out: Path, curves: Curves | None = None) -> Path:
-    """Write the page about these runs; the same folders give the same bytes.
+def write_report(
+    runs: Sequence[Run], out: Path, curves: Curves | None = None, studies: Sequence[FoundStudy] = ()
+) -> Path:
+    """Write the page about these runs and studies; the same folders give the same bytes.
 
     Args:
         runs: as `find_runs` gives them; none gives a page that says so.
         out: the HTML file, replaced whole or not at all.
         curves: data of Figure 1; left out without.
+        studies: as `find_studies` gives them.
 
     Raises:
         UserError: runs that cannot be compared with each other.
         DataError: a broken metrics.jsonl, or a page above 3 MB.
         StorageError: the page cannot be written.
     """
-    text = render(runs, curves)
+    text = render(runs, curves, studies)
     size = len(text.encode())
     if size > MAX_BYTES:
-        raise DataError(f"the report would be {size / 1e6:.1f} MB, above 3 MB; name fewer runs")
+        raise DataError(f"the report would be {size / 1e6:.1f} MB, above 3 MB; name fewer runs or studies")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as file:
@@ -45,7 +50,7 @@ def write_report(runs: Sequence[Run], out: Path, curves: Curves | None = None) -
     return out
 
 
-def render(runs: Sequence[Run], curves: Curves | None = None) -> str:
+def render(runs: Sequence[Run], curves: Curves | None = None, studies: Sequence[FoundStudy] = ()) -> str:
     """The page as text; raises as write_report does, but for its size."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -57,4 +62,4 @@ def render(runs: Sequence[Run], curves: Curves | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
-    return environment.get_template(TEMPLATE).render(page=build_page(runs, curves))
+    return environment.get_template(TEMPLATE).render(page=build_page(runs, curves, studies))

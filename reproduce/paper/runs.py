@@ -16,6 +16,7 @@ import yaml
 
 from data_prep.files import sha256_file
 from eval.results import Results, read_results
+from reproduce import study_file
 from reproduce.errors import DataError
 
 Scalar = str | int | float | bool | None
@@ -26,6 +27,9 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_SETTINGS = 2000
 PRUNED = {"checkpoints", "model"}
 """Folders inside a run that hold no runs and may hold thousands of files."""
+
+MAX_DEPTH = 64
+"""Levels below a root that are searched; a deeper tree was made to exhaust us."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +112,8 @@ def unscored_runs(roots: Sequence[Path]) -> list[Path]:
     return [
         folder
         for root in roots
-        for folder, files in _walk(root)
-        if "recipe.yaml" in files and RESULTS not in files
+        for folder, files in walk(root)
+        if "recipe.yaml" in files and not {RESULTS, study_file.FILE_NAME} & set(files)
     ]
 
 
@@ -192,6 +196,19 @@ def load_json(path: Path) -> Mapping[str, Any]:
     return _mapping(path, document)
 
 
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders at or below `root` that may hold runs or studies, with their files' names, in order of names.
+
+    No link is followed, and nothing below MAX_DEPTH levels is visited.
+    """
+    top = len(root.parts)
+    for folder, subfolders, files in os.walk(root, followlinks=False):
+        path = Path(folder)
+        deeper = sorted(n for n in subfolders if n not in PRUNED and not n.startswith("."))
+        subfolders[:] = deeper if len(path.parts) - top < MAX_DEPTH else []
+        yield path, files
+
+
 def flatten(document: Mapping[str, Any], where: Path | str) -> dict[str, Scalar]:
     """Nested mappings and lists as dotted path -> scalar, in file order.
 
@@ -227,15 +244,9 @@ def _leaves(prefix: str, value: Any, depth: int) -> Iterator[tuple[str, Scalar]]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         if RESULTS in files and not (folder / RESULTS).is_symlink():
             yield folder
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    for folder, subfolders, files in os.walk(root, followlinks=False):
-        subfolders[:] = sorted(n for n in subfolders if n not in PRUNED and not n.startswith("."))
-        yield Path(folder), files
 
 
 def _small_text(path: Path) -> str:

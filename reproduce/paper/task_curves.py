@@ -16,7 +16,7 @@ from eval.records import GP_IRT
 from eval.results import Score
 from eval.suites import EvalTask, load_suites
 from reproduce.errors import DataError, StorageError, UserError
-from reproduce.paper.figures import NO_METADATA, figure_style
+from reproduce.paper.drawing import DOTS_AN_INCH, NO_METADATA, figure_style
 from reproduce.paper.text import clean
 from reproduce.paper.verdicts import NORMAL_975
 
@@ -27,7 +27,6 @@ SCHEMA = 1
 INK = "#1a1c1e"
 COLOUR = "#0072B2"
 COLUMNS = 4
-DOTS_AN_INCH = 150
 
 
 @dataclass(frozen=True, kw_only=True)
