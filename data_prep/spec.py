@@ -23,7 +23,8 @@ class DataSpec:
 
     domain_weights: str | Mapping[str, float] = "uniform"
     """Probability of each domain: uniform, natural (token share), a published set's name, or a mapping
-    domain -> weight (normalised to sum 1)."""
+    domain -> weight (normalised to sum 1). In a recipe that learns weights (`domains`): what a doremi
+    reference model is trained with, or what a doge proxy draws by."""
 
     order: Literal["shuffled", "file"] = "shuffled"
     """Order of a domain's windows: a seeded permutation, or file order as the released code does."""

@@ -8,7 +8,7 @@ import yaml
 
 from reproduce.errors import RecipeError
 from reproduce.paper.tables import load_tables
-from reproduce.recipe import load_recipe, recipe_as_yaml, shipped_recipes
+from reproduce.recipe import DomainsSpec, load_recipe, recipe_as_yaml, shipped_recipes
 from reproduce.recipe.checks import impossible, impossible_layout
 from reproduce.recipe.estimate import Layout, estimate, flops_a_token, parameter_count
 from reproduce.recipe.loader import SHIPPED, recipe_as_dict
@@ -277,12 +277,73 @@ def test_every_problem_in_one_error_with_file_line_and_nearest_name(tmp_path: Pa
         (["parallel.shard_ranks=4"], r"parallel.shard_ranks: only sharding hybrid has groups"),
         (["parallel.shard_ranks=4", "parallel.sharding=full"], r"parallel.sharding is full; leave it out"),
         (["train=3"], r"train: expected a section with keys, found 3"),
+        (["domains=3"], r"domains: expected a section with keys, or null, found 3"),
+        (["domains.eta=0.1"], r"domains.algorithm: missing"),
+        (
+            ["domains.algorithm=doremy"],
+            r"domains.algorithm: expected one of doremi, doge \(did you mean doremi",
+        ),
+        (["domains.algorithm=doge", "domains.eta=0"], r"domains.eta: expected a number between 1e-06 and"),
+        (["domains.algorithm=doge", "domains.smoothing=1.5"], r"domains.smoothing: .* between 0 and 1"),
+        (["domains.algorithm=doge", "domains.etta=1"], r"unknown key; did you mean 'domains.eta'\?"),
+        (["train.mu=1"], r"train.mu: unknown key; it belongs to section 'domains'"),
     ],
 )
 def test_impossible_combinations_are_refused_with_the_remedy(
     recipe_path: Path, overrides: list[str], expected: str
 ) -> None:
     assert re.search(expected, problems(recipe_path, *overrides)), problems(recipe_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["reweighting.strategy=linupper"], r"reweighting.strategy: a doge proxy's .*; set it to uniform"),
+        (["train.nonfinite=drop_sample"], r"train.nonfinite: doge cannot drop samples .*; set it to halt"),
+        (["train.global_batch=1"], r"train.global_batch: 1 sample is one domain, .*; use a larger"),
+        (["compatibility.bf16_losses=true"], r"compatibility: its switches change .*; leave it out"),
+        (["parallel.sharding=full"], r"parallel.sharding: a doge proxy is whole .*; set it to none"),
+        (["parallel.head=chunked"], r"parallel.head: .* leave it out"),
+        (["domains.algorithm=doremi", "domains.target=code"], r"domains.target: only doge has a target"),
+        (
+            ["data.dataset=slimpajama", "domains.target=wiki"],
+            r"domains.target: .* 'wiki'; there is wikipedia",
+        ),
+        (["data.dataset=fineweb"], r"domains.algorithm: fineweb is one domain"),
+    ],
+)
+def test_what_learning_domain_weights_excludes(
+    recipe_path: Path, overrides: list[str], expected: str
+) -> None:
+    own = {override.partition("=")[0] for override in overrides}
+    doge = [
+        o
+        for o in ("domains.algorithm=doge", "reweighting.strategy=uniform")
+        if o.partition("=")[0] not in own
+    ]
+    assert load_recipe(str(recipe_path), ["domains.algorithm=doge", "reweighting.strategy=uniform"]).domains
+    said = problems(recipe_path, *doge, *overrides)
+    assert re.search(expected, said), said
+    assert "1 problem" in said
+
+
+def test_a_recipe_gives_its_domain_weights_unless_it_says_how_they_are_learned(recipe_path: Path) -> None:
+    given = load_recipe(str(recipe_path))
+    assert given.domains is None
+    assert load_recipe(str(recipe_path), ["domains=null"]) == given
+    # A run folder written before the section existed has no such key.
+    before = recipe_path.with_name("before.yaml")
+    text = recipe_as_yaml(given)
+    assert text.count("domains: null\n") == 1
+    before.write_text(text.replace("domains: null\n", ""), encoding="utf-8")
+    assert load_recipe(str(before)) == given
+    overrides = ["domains.algorithm=doremi", "domains.eta=1", "reweighting.strategy=uniform"]
+    learned = load_recipe(str(recipe_path), overrides)
+    assert learned.domains == DomainsSpec(algorithm="doremi", eta=1.0)
+    assert isinstance(learned.domains.eta, float)
+    again = recipe_path.with_name("again.yaml")
+    again.write_text(recipe_as_yaml(learned), encoding="utf-8")
+    assert load_recipe(str(again)) == learned
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ cost: estimate.py.
 from reproduce.recipe.loader import find_recipe, load_recipe, recipe_as_yaml, shipped_recipes
 from reproduce.recipe.schema import (
     CompatibilitySpec,
+    DomainsSpec,
     EvaluationSpec,
     ModelSpec,
     OptimizerSpec,
@@ -19,6 +20,7 @@ from reproduce.recipe.schema import (
 
 __all__ = [
     "CompatibilitySpec",
+    "DomainsSpec",
     "EvaluationSpec",
     "ModelSpec",
     "OptimizerSpec",

@@ -225,6 +225,41 @@ def _weights(recipe: Recipe) -> Iterator[Found]:
         yield path, "the weights sum to zero; give at least one domain a positive weight"
 
 
+def _learned_weights(recipe: Recipe) -> Iterator[Found]:
+    """What learning domain weights excludes: the proxy's samples are weighed by their domain, once."""
+    domains = recipe.domains
+    if domains is None:
+        return
+    algorithm = domains.algorithm
+    if recipe.reweighting.strategy != "uniform":
+        yield (
+            "reweighting.strategy",
+            f"a {algorithm} proxy's samples are weighed by their domain, not by "
+            f"'{recipe.reweighting.strategy}'; set it to uniform",
+        )
+    if recipe.train.nonfinite != "halt":
+        yield "train.nonfinite", f"{algorithm} cannot drop samples of a domain; set it to halt"
+    if recipe.train.global_batch < 2:
+        yield "train.global_batch", f"1 sample is one domain, and {algorithm} compares domains; use a larger"
+    if recipe.compatibility.first_node_weights is not None or recipe.compatibility.bf16_losses:
+        yield "compatibility", f"its switches change sample weights, and {algorithm} has none; leave it out"
+    if recipe.parallel.sharding != "none":
+        yield "parallel.sharding", f"a {algorithm} proxy is whole on every rank; set it to none"
+    if recipe.parallel.head != "late":
+        yield "parallel.head", f"{algorithm} averages losses by domain with the plain head; leave it out"
+    if domains.target is not None and algorithm != "doge":
+        yield "domains.target", f"only doge has a target, and domains.algorithm is {algorithm}; leave it out"
+    known = KNOWN_DOMAINS.get(recipe.data.dataset, ())
+    if domains.target is not None and known and domains.target not in known:
+        near = difflib.get_close_matches(domains.target, known, n=1) or known
+        yield (
+            "domains.target",
+            f"{recipe.data.dataset} has no domain '{domains.target}'; there is " + ", ".join(near),
+        )
+    if len(known) == 1:
+        yield "domains.algorithm", f"{recipe.data.dataset} is one domain; there is no weight to learn"
+
+
 RULES: tuple[Callable[[Recipe], Iterator[Found]], ...] = (
     _names,
     _model,
@@ -237,4 +272,5 @@ RULES: tuple[Callable[[Recipe], Iterator[Found]], ...] = (
     _scope,
     _compatibility,
     _parallel,
+    _learned_weights,
 )

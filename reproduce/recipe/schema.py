@@ -221,6 +221,39 @@ class PaperSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DomainsSpec:
+    """How domain weights are learned while the model, then called the proxy, trains.
+
+    DoReMi (Xie et al. 2023) or DoGE (Fan et al. 2024); the algorithm decides what `data.domain_weights` is.
+    """
+
+    algorithm: Literal["doremi", "doge"]
+    """doremi: raises the weight of domains on which the proxy is worse than a reference model; the proxy
+    draws all domains alike, data.domain_weights is what the reference model is trained with. doge: raises the
+    weight of domains whose gradient points along the target's; data.domain_weights is what the proxy draws
+    by."""
+    eta: Scale = 1.0
+    """doremi: step size of the exponentiated update, per nat a token of excess loss (Xie et al. 2023: 1)."""
+    smoothing: Share = 1e-3
+    """c: share of uniform weights mixed in after every update, so that no weight falls below c / domains
+    (DoReMi: 1e-3; DoGE's released code: 0)."""
+    mu: Scale = 0.01
+    """doge: coefficient of the Bregman divergence from the weights before; larger moves them less (Fan et al.
+    2024; 0.01 in the runs whose weights were published)."""
+    target: str | None = None
+    """doge: domain whose loss is to fall; it is never trained on and ends with weight 0. null: the mean of
+    all domains (the universal target)."""
+    scores: Literal["paper", "released"] = "released"
+    """doge: what is divided by mu. paper: learning rate x <g_j, G>. released: that over the mean norm of the
+    domains' gradients, clamped to [0, 5 x learning rate], as in the code behind the published weights."""
+    clip_norm: Positive = 5.0
+    """doge: norm to which each domain's gradient is clipped, before scores and step (released code)."""
+    gradients_on: Literal["device", "host"] = "device"
+    """doge: where the domains' gradients are kept between their backward passes. host: spares domains x 4
+    bytes a parameter of GPU memory, at the price of copies."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training run, complete."""
 
@@ -237,6 +270,8 @@ class Recipe:
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     paper: PaperSpec = field(default_factory=PaperSpec)
+    domains: DomainsSpec | None = None
+    """How domain weights are learned while this recipe's model, the proxy, trains; null: they are given."""
 
     @property
     def weighs_twice(self) -> bool:

@@ -46,12 +46,25 @@ def _dataclass(cls: Any, values: Any, path: Path, tree: Tree, problems: list[Pro
 def _value(kind: Any, value: Any, path: Path, tree: Tree, problems: list[Problem]) -> Any:
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, path, tree, problems)
+    section = _section(kind)
+    if section is not None:
+        if value is not None and not isinstance(value, Mapping):
+            _add(problems, tree, path, f"expected a section with keys, or null, found {_show(value)}")
+        return _dataclass(section, value, path, tree, problems) if isinstance(value, Mapping) else None
     problem = _mismatch(kind, value)
     if problem:
         _add(problems, tree, path, f"expected {problem}, found {_show(value)}")
         return value
     # YAML has one `1`; a field in nats or of a rate is a float all the same.
     return float(value) if _plain_kind(kind) is float and isinstance(value, int) else value
+
+
+def _section(kind: Any) -> Any:
+    """The dataclass of an annotation `Dataclass` or `Dataclass | None`; None for any other."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        kinds = [option for option in typing.get_args(kind) if option is not type(None)]
+        kind = kinds[0] if len(kinds) == 1 else None
+    return kind if dataclasses.is_dataclass(kind) else None
 
 
 def _mismatch(kind: Any, value: Any) -> str:
@@ -110,10 +123,11 @@ def _nearest(key: str, path: Path, fields: Mapping[str, Any]) -> str:
 def _sections() -> dict[str, tuple[str, ...]]:
     from reproduce.recipe.schema import Recipe
 
+    sections = {name: _section(kind) for name, kind in _hints(Recipe).items()}
     return {
         name: tuple(field.name for field in dataclasses.fields(kind))
-        for name, kind in _hints(Recipe).items()
-        if dataclasses.is_dataclass(kind)
+        for name, kind in sections.items()
+        if kind is not None
     }
 
 
