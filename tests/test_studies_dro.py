@@ -16,6 +16,7 @@ from reproduce.studies.dro_races import Races
 from reproduce.studies.dro_settings import TOLERANCE, DroSettings
 from reproduce.studies.dro_verdicts import (
     bears_larger,
+    cap_helps,
     diverges,
     dro_findings,
     ends_below,
@@ -23,7 +24,7 @@ from reproduce.studies.dro_verdicts import (
 )
 from reproduce.studies.settings import Method
 from reproduce.studies.stability import Stability
-from reproduce.study import Study
+from reproduce.study import Finding, Study
 from reproduce.study_file import read_study, study_text, write_study
 
 UNIFORM, LINUPPER, DRO, CAPPED = (
@@ -115,7 +116,7 @@ def mixed(lost: int, seeds: int) -> list[float]:
 def test_divergence_where_the_others_do_not(dro: list[list[float]], outcome: str, where: str) -> None:
     others = [[[1.0], [1.0], [1.0]], [[1.0], [1.0], mixed(1, 20)]]
     made = races([*others, dro], [UNIFORM, LINUPPER, DRO], (0.1, 0.2, 0.4), seeds=20)
-    found = diverges(made, 2, [0, 1])
+    found = diverges(made, [2], [0, 1])
     assert (found.outcome, found.where) == (outcome, where)
     assert found.seeds == 20
     assert "at 0.4" not in found.evidence
@@ -123,7 +124,51 @@ def test_divergence_where_the_others_do_not(dro: list[list[float]], outcome: str
 
 def test_without_a_rate_that_the_others_bear_divergence_is_unresolved() -> None:
     made = races([[mixed(1, 20)], [[LOST]]], [UNIFORM, DRO], (0.1,), seeds=20)
-    assert diverges(made, 1, [0]).outcome == "unresolved"
+    assert diverges(made, [1], [0]).outcome == "unresolved"
+
+
+def at_lambdas(*lambdas: float) -> list[Method]:
+    return [Method(strategy="dro_kl", r=lam) for lam in lambdas]
+
+
+@pytest.mark.parametrize(
+    ("dro", "outcome", "where", "said"),
+    [
+        # Two lambdas at two rates: each comparison gets 0.05/4 = 0.0125.
+        (
+            [[[1.0], [LOST]], [[1.0], [LOST]]],
+            "only_where",
+            "at learning rate 0.2",
+            "0 at 0.1; 20 at 0.2",
+        ),
+        # 16 of 20: p = 0.0118 < 0.0125, where 0.05/5 would not do.
+        (
+            [[[1.0], mixed(16, 20)], [[1.0], [LOST]]],
+            "only_where",
+            "at learning rate 0.2",
+            "0 at 0.1; 16 to 20 at 0.2",
+        ),
+        # 15 of 20: p = 0.0414, less than 0.05 and no more than that.
+        (
+            [[[1.0], mixed(15, 20)], [[LOST], [LOST]]],
+            "only_where",
+            "at learning rate 0.1 (λ = 5), 0.2 (λ = 5)",
+            "0 to 20 at 0.1; 15 to 20 at 0.2",
+        ),
+        ([[[LOST], [LOST]], [[LOST], [LOST]]], "holds", "", "20 at 0.1, 0.2"),
+        ([[[1.0], [1.0]], [[1.0], mixed(10, 20)]], "does_not", "", "0 at 0.1; 0 to 10 at 0.2"),
+        ([[mixed(10, 20), mixed(9, 20)]] * 2, "unresolved", "", "10 at 0.1; 9 at 0.2"),
+    ],
+)
+def test_divergence_is_one_verdict_over_all_lambdas(
+    dro: list[list[list[float]]], outcome: str, where: str, said: str
+) -> None:
+    methods = [UNIFORM, *at_lambdas(2.0, 5.0)]
+    made = races([[[1.0], [1.0]], *dro], methods, (0.1, 0.2), seeds=20)
+    found = diverges(made, [1, 2], [0])
+    assert (found.outcome, found.where) == (outcome, where)
+    assert found.claim.startswith("DRO-KL on raw losses (λ = 2, 5) diverges")
+    assert f"of 20 seeds of each λ diverge {said}" in found.evidence + ";"
 
 
 def stability(*largest: list[float], methods: list[Method] = FOUR) -> Stability:
@@ -156,8 +201,45 @@ def stability(*largest: list[float], methods: list[Method] = FOUR) -> Stability:
 def test_a_smaller_learning_rate(
     uniform: list[float], linupper: list[float], dro: list[float], outcome: str, where: str
 ) -> None:
-    found = needs_smaller(stability(uniform, linupper, dro, [1.0]), 2, [0, 1])
+    found = needs_smaller(stability(uniform, linupper, dro, [1.0]), [2], [0, 1])
     assert (found.outcome, found.where) == (outcome, where)
+
+
+def test_a_smaller_learning_rate_is_one_verdict_over_all_lambdas() -> None:
+    methods = [UNIFORM, LINUPPER, *at_lambdas(2.0, 5.0)]
+
+    def judged(two: list[float], five: list[float]) -> Finding:
+        return needs_smaller(stability([0.5], [0.2], two, five, methods=methods), [2, 3], [0, 1])
+
+    assert judged([0.1], [0.05]).outcome == "holds"
+    # Ratios to uniform 0.1/0.5 and 0.05/0.5; lower in all 10 seeds.
+    assert "of uniform: 0.1 to 0.2 times it, lower in 10 and higher in 0 of 10 seeds" in (
+        judged([0.1], [0.05]).evidence
+    )
+    assert judged([0.1], [0.05]).evidence.startswith("largest stable learning rate 0.05 to 0.1 (0.05 to 0.1)")
+    assert judged([0.3], [0.05]).where == "against uniform, linupper r=0.4 (λ = 5)"
+    assert judged([0.3], [0.7]).where == "against uniform (λ = 2)"
+    assert judged([0.7], [0.6]).outcome == "does_not"
+    # 9 of 10 seeds: p = 2 (1 + 10)/2^10 = 0.0215, not below 0.05/4; 10 of 10: p = 2/2^10 = 0.002.
+    nearly = [0.1] * 9 + [0.6]
+    assert judged(nearly, nearly).outcome == "unresolved"
+
+
+def test_the_cap_is_one_verdict_over_all_lambdas() -> None:
+    methods = [*at_lambdas(2.0, 5.0), *(Method(strategy="capped_softmax", r=lam) for lam in (2.0, 5.0))]
+
+    def judged(*capped: list[float]) -> Finding:
+        return cap_helps(stability([0.1], [0.1], *capped, methods=methods), [0, 1])
+
+    helped = judged([0.8], [0.4])
+    assert (helped.outcome, helped.where) == ("holds", "")
+    assert "without the cap: 4 to 8 times it, lower in 0 and higher in 10 of 10 seeds" in helped.evidence
+    assert (judged([0.8], [0.1]).outcome, judged([0.8], [0.1]).where) == ("only_where", "λ = 2")
+    assert judged([0.05], [0.1]).outcome == "does_not"
+    # 9 of 10: p = 2 (1 + 10)/2^10 = 0.0215, below 0.05/2: one part for each lambda.
+    assert judged([0.8] * 9 + [0.05], [0.1]).where == "λ = 2"
+    # 8 of 9, one tie: p = 2 (1 + 9)/2^9 = 0.039, below 0.05 and not below 0.05/2.
+    assert judged([0.8] * 8 + [0.05, 0.1], [0.1]).outcome == "unresolved"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +278,7 @@ def test_ending_below_uniform_by_learning_rate() -> None:
     assert ends_below(tied, 1, 0.25).outcome == "unresolved"
 
 
-def test_the_findings_cover_every_lambda_and_r() -> None:
+def test_the_findings_cover_every_r() -> None:
     finals = [[[2.0], [3.0]], [[2.0], [3.0]], [[5.0], [LOST]], [[2.0], [3.0]]]
     made = races(finals, FOUR, (0.1, 0.2), seeds=20)
     whole = dataclasses.replace(made.whole.outcome, reached=torch.ones(20, 8, 1, dtype=torch.float64))
@@ -249,8 +331,8 @@ def test_the_study_is_whole_and_can_be_read_back(study: Study, tmp_path: Path) -
     ]
     ids = [each.id for each in (*study.tables, *study.figures)]
     assert len(set(ids)) == len(ids)  # each names files
-    # Per lambda: diverges, smaller rate, cap. Per r: three at the best rates, stable, below uniform.
-    assert len(study.findings) == 2 * 3 + 1 * 5
+    # Over both lambdas: diverges, smaller rate, cap. Per r: three at the best rates, stable, below uniform.
+    assert len(study.findings) == 3 + 1 * 5
     assert study.settings["outlier_share"] == 0.25
     assert "workers" not in study.settings
     # The assumption is said wherever DRO-KL is drawn or judged.
@@ -325,8 +407,8 @@ def test_a_quarter_are_outliers_unless_asked_otherwise() -> None:
         ("search_seeds", 0, "--search-seeds 0: "),
         ("search_steps", -5, "--search-steps -5: "),
         ("search_lrs", (0.0, 1.0), "--search-lr 0: "),
-        ("search_lrs", (1.0, 1.0), "--search-lr 1 1: "),
-        ("search_lrs", (1.0, 0.5), "--search-lr 1 0.5: "),
+        ("search_lrs", (1.0, 1.0), "--search-lr 1,1: "),
+        ("search_lrs", (1.0, 0.5), "--search-lr 1,0.5: "),
     ],
 )
 def test_bad_settings_are_one_line_that_names_the_option(setting: str, value: object, said: str) -> None:

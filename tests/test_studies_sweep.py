@@ -15,6 +15,7 @@ from reproduce.studies.sweep import Grid, run_grid
 from reproduce.studies.sweep_cells import Cells, at_best_lr, at_the_edge, cells_of
 from reproduce.studies.sweep_report import run_sweep
 from reproduce.studies.sweep_verdicts import sweep_findings
+from reproduce.study import Finding
 from reproduce.study_file import study_text
 
 SMALL = SweepSettings(
@@ -146,8 +147,8 @@ def test_rates_at_the_edge_are_counted(grid: Grid) -> None:
     assert share == pytest.approx(float(first.double().mean()))
 
 
-def findings_for(early: float, final: float, cold: float = 1.0) -> dict[str, str]:
-    """Outcomes where LinUpper r=0.4 has these ratios to uniform in every cell and seed; r=1 has 1."""
+def findings_for(early: float, final: float, warm: float = 1.0) -> dict[str, Finding]:
+    """Verdicts where LinUpper r=0.4 has these ratios to uniform in every cell and seed; r=1 has `warm`."""
     settings = replace(
         SMALL, lrs=(0.01,), batches=(4,), outlier_scales=(1.0,), outlier_shares=(0.0, 0.1, 0.4), seeds=6
     )
@@ -155,36 +156,57 @@ def findings_for(early: float, final: float, cold: float = 1.0) -> dict[str, str
 
     def made(ratio: float) -> torch.Tensor:
         values = torch.ones(shape, dtype=torch.float64)
-        values[..., 1] = ratio
+        values[..., 1], values[..., 2] = ratio, warm
         return values
 
     made_grid = Grid(
         settings=settings,
-        final=made(final) * torch.tensor([1.0, cold, 1.0], dtype=torch.float64),
+        final=made(final),
         reached=torch.stack([made(early), made(early)], dim=-1),
         diverged=torch.zeros(shape, dtype=torch.bool),
         overflowed=torch.zeros(shape, dtype=torch.bool),
     )
-    return {each.claim: each.outcome for each in sweep_findings(settings, cells_of(made_grid))}
+    return {each.claim: each for each in sweep_findings(settings, cells_of(made_grid))}
 
 
-EARLY = "linupper r=0.4 is faster than uniform early (steps to 0.9), at the same learning rate"
-LOWER = "linupper r=0.4 ends below uniform, at the same learning rate"
-TRADE = "linupper r=0.4 is faster early and settles above uniform where outliers are 10% or more"
+EARLY = "LinUpper is faster than uniform early (steps to 0.9), at the same learning rate"
+LOWER = "LinUpper ends below uniform, at the same learning rate"
+TRADE = "LinUpper is faster early and settles above uniform where outliers are 10% or more"
 HURT = "outliers hurt linupper r=0.4 more than linupper r=1: its median final loss is higher"
 
 
 @pytest.mark.parametrize(
-    ("early", "final", "expected"),
+    ("ratios", "expected"),
     [
-        (0.5, 2.0, {EARLY: "holds", LOWER: "does_not", TRADE: "holds", HURT: "holds"}),
-        (0.5, 0.5, {EARLY: "holds", LOWER: "holds", TRADE: "does_not", HURT: "does_not"}),
-        (2.0, 1.0, {EARLY: "does_not", LOWER: "unresolved", TRADE: "unresolved", HURT: "unresolved"}),
+        # (early, final, both of r = 1)
+        ((0.5, 2.0, 0.5), {EARLY: "holds", LOWER: "only_where", TRADE: "only_where", HURT: "holds"}),
+        ((0.5, 0.5, 0.5), {EARLY: "holds", LOWER: "holds", TRADE: "does_not", HURT: "unresolved"}),
+        ((0.5, 0.5, 2.0), {EARLY: "only_where", LOWER: "only_where", TRADE: "does_not", HURT: "does_not"}),
+        ((2.0, 1.0, 1.0), {EARLY: "does_not", LOWER: "unresolved", TRADE: "unresolved", HURT: "unresolved"}),
+        ((2.0, 2.0, 2.0), {EARLY: "does_not", LOWER: "does_not", TRADE: "unresolved", HURT: "unresolved"}),
     ],
 )
-def test_verdicts_follow_the_cells(early: float, final: float, expected: dict[str, str]) -> None:
-    found = findings_for(early, final)
-    assert {claim: found[claim] for claim in expected} == expected
+def test_verdicts_follow_the_cells(ratios: tuple[float, float, float], expected: dict[str, str]) -> None:
+    found = findings_for(*ratios)
+    assert {claim: found[claim].outcome for claim in expected} == expected
+    # Five claims about LinUpper, one a row whatever the number of temperatures; two about all methods.
+    assert len(found) == 5 + 2
+
+
+def test_one_verdict_tells_every_temperature_s_own_outcome() -> None:
+    found = findings_for(0.5, 2.0, warm=0.5)
+    assert found[EARLY].where == ""
+    assert found[EARLY].evidence == (
+        "linupper r=0.4: resolved for it in 3, against it in 0 of 3 cells; median ratio 0.5; "
+        "linupper r=1: resolved for it in 3, against it in 0 of 3 cells; median ratio 0.5"
+    )
+    assert found[LOWER].where == "linupper r=1"
+    assert found[LOWER].evidence == (
+        "linupper r=0.4 (does not): resolved for it in 0, against it in 3 of 3 cells; median ratio 2; "
+        "linupper r=1 (holds): resolved for it in 3, against it in 0 of 3 cells; median ratio 0.5"
+    )
+    # A temperature that does not hold beside one that nobody can tell: no place where it holds.
+    assert findings_for(2.0, 2.0)[EARLY].outcome == "does_not"
 
 
 def test_a_claim_that_holds_in_some_cells_says_in_which() -> None:
@@ -198,8 +220,13 @@ def test_a_claim_that_holds_in_some_cells_says_in_which() -> None:
     made = Grid(settings=settings, final=final, reached=reached, diverged=false, overflowed=false)
     (found,) = (each for each in sweep_findings(settings, cells_of(made)) if each.claim == LOWER)
     assert found.outcome == "only_where"
-    assert found.where == "by outlier share: 0 100%, 0.1 0%, 0.4 0% of cells"
-    assert found.evidence.startswith("resolved for it in 1, against it in 2 of 3 cells")
+    assert found.where == "linupper r=0.4, by outlier share: 0 100%, 0.1 0%, 0.4 0% of cells"
+    assert "(only where): resolved for it in 1, against it in 2 of 3 cells" in found.evidence
+    final[:, ..., 2] = final[:, ..., 1]
+    final[2, ..., 2] = 0.5  # r = 1 is lower there as well: 2 of 3 cells
+    (found,) = (each for each in sweep_findings(settings, cells_of(made)) if each.claim == LOWER)
+    assert found.where == "by outlier share: 0 100%, 0.1 0%, 0.4 50% of cells"
+    assert found.evidence.startswith("linupper r=0.4: resolved for it in 1, against it in 2 of 3 cells")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 The paper's learning rates are lost, so its sentences are held against every rate that was run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from reproduce.statistics import sign_test
 from reproduce.studies.dro_races import Races
@@ -19,46 +20,123 @@ OURS = "ours, on B.3"
 
 
 def dro_findings(races: Races, stability: Stability, outlier_share: float) -> tuple[Finding, ...]:
-    """The paper's claims for every lambda and r, then ours: the cap, and LinUpper against uniform."""
+    """The paper's claims over all lambdas, for every r against them; ours: the cap, LinUpper and uniform."""
     dro, linuppers = (
         [k for k, method in enumerate(races.methods) if method.strategy == name]
         for name in ("dro_kl", "linupper")
     )
     others = [0, *linuppers]
     return (
-        *(diverges(races, k, others) for k in dro),
-        *(needs_smaller(stability, k, others) for k in dro),
+        diverges(races, dro, others),
+        needs_smaller(stability, dro, others),
         *(found for k in linuppers for found in at_own_best(races, k, dro)),
-        *(cap_helps(stability, k) for k in dro),
+        cap_helps(stability, dro),
         *(as_stable(stability, k) for k in linuppers),
         *(ends_below(races, k, outlier_share) for k in linuppers),
     )
 
 
-def diverges(races: Races, k: int, others: Sequence[int]) -> Finding:
-    """At the learning rates where no run of the others diverges: does method k, in most seeds?"""
+Signs = Mapping[tuple[float, str], int]
+"""(lambda, what it is compared at or against) -> 1 for the claim, -1 against it, 0 unresolved."""
+
+
+def diverges(races: Races, dro: Sequence[int], others: Sequence[int]) -> Finding:
+    """At the learning rates where no run of the others diverges: does DRO-KL, in most seeds of a lambda?"""
     shared = [j for j, contest in enumerate(races.at) if not any(contest.diverged(other) for other in others)]
-    counts = {j: races.at[j].diverged(k) for j in shared}
-    signs = {j: _majority(count, races.seeds - count, len(shared)) for j, count in counts.items()}
-    holds, fails = ([races.lrs[j] for j in shared if signs[j] == sign] for sign in (1, -1))
-    outcome = verdict(len(holds), len(fails), len(shared)) if shared else "unresolved"
-    said = ", ".join(f"{count} at {races.lrs[j]:g}" for j, count in counts.items())
-    above = sum(races.above_start(j, k) for j in shared)
-    evidence = f"where none of theirs diverges, of {races.seeds} seeds diverge {said}"
+    counts = {(k, j): races.at[j].diverged(k) for k in dro for j in shared}
+    signs = {
+        (races.methods[k].r, f"{races.lrs[j]:g}"): _majority(count, races.seeds - count, len(counts))
+        for (k, j), count in counts.items()
+    }
+    by_count: dict[str, list[str]] = {}
+    for j in shared:
+        said = _range([counts[k, j] for k in dro])
+        by_count.setdefault(said, []).append(f"{races.lrs[j]:g}")
+    of = "" if len(dro) == 1 else " of each λ"
+    said = "; ".join(f"{count} at {', '.join(rates)}" for count, rates in by_count.items())
+    above = sum(races.above_start(j, k) for j, k in product(shared, dro))
+    evidence = f"where none of theirs diverges, of {races.seeds} seeds{of} diverge {said}"
     if above:
-        evidence += f"; {above} without diverging end above the start"
-    return Finding(
-        claim=f"{_dro(races.methods[k])} diverges at the learning rates that uniform and LinUpper use",
-        source=FIGURE_8,
-        outcome=outcome,
-        where=_at_rates(holds) if outcome == "only_where" else "",
-        evidence=evidence if shared else "uniform or LinUpper diverges at every learning rate that was run",
-        seeds=races.seeds,
+        evidence += f"; {above} of {races.seeds * len(counts)} runs end above the start without diverging"
+    return _over_lambdas(
+        f"{_dro(races.methods, dro)} diverges at the learning rates that uniform and LinUpper use",
+        FIGURE_8,
+        signs,
+        "at learning rate",
+        evidence if shared else "uniform or LinUpper diverges at every learning rate that was run",
+        races.seeds,
     )
 
 
-def _dro(method: Method) -> str:
-    return f"DRO-KL on raw losses (λ = {method.r:g})"
+def needs_smaller(stability: Stability, dro: Sequence[int], others: Sequence[int]) -> Finding:
+    """Whether DRO-KL's largest stable learning rate is below each of the others', by lambda, seed by seed."""
+    methods, comparisons = stability.methods, len(dro) * len(others)
+    signs = {
+        (methods[k].r, methods[other].name): -stability.against(k, other).outcome(comparisons)
+        for k in dro
+        for other in others
+    }
+    rivals = [
+        f"{_rate_range(stability, other)} of {methods[other].name}: "
+        + _duels(stability, [(k, other) for k in dro])
+        for other in others
+    ]
+    return _over_lambdas(
+        f"{_dro(methods, dro)} needs a smaller learning rate than uniform and LinUpper",
+        FIGURE_8,
+        signs,
+        "against",
+        f"largest stable learning rate {_rate_ranges(stability, dro)}, against " + "; ".join(rivals),
+        stability.seeds,
+    )
+
+
+def cap_helps(stability: Stability, dro: Sequence[int]) -> Finding:
+    """Whether the cap alone lets DRO-KL's weights bear a larger learning rate, by lambda."""
+    pairs = [(stability.place("capped_softmax", stability.methods[k].r), k) for k in dro]
+    signs = {
+        (stability.methods[k].r, ""): stability.against(capped, k).outcome(len(dro)) for capped, k in pairs
+    }
+    return _over_lambdas(
+        f"DRO-KL's weights on raw losses ({_lambdas(stability.methods, dro)}) bear a larger learning rate "
+        "under the cap 2/M",
+        OURS,
+        signs,
+        "",
+        f"largest stable learning rate {_rate_ranges(stability, [capped for capped, _ in pairs])}, against "
+        f"{_rate_ranges(stability, dro)} without the cap: {_duels(stability, pairs)}",
+        stability.seeds,
+    )
+
+
+def _over_lambdas(claim: str, source: str, signs: Signs, lead: str, evidence: str, seeds: int) -> Finding:
+    """One verdict on all comparisons; where it holds only in some, their labels, after a leading word."""
+    lambdas = list(dict.fromkeys(lam for lam, _ in signs))
+    parts = []
+    for label in dict.fromkeys(label for _, label in signs):
+        these = [lam for lam in lambdas if signs[lam, label] == 1]
+        if not these:
+            continue
+        at = "λ = " + ", ".join(f"{lam:g}" for lam in these)
+        parts.append(label if len(these) == len(lambdas) else f"{label} ({at})" if label else at)
+    holds, fails = (sum(sign == way for sign in signs.values()) for way in (1, -1))
+    outcome = verdict(holds, fails, len(signs)) if signs else "unresolved"
+    return Finding(
+        claim=claim,
+        source=source,
+        outcome=outcome,
+        where=f"{lead} {', '.join(parts)}".strip() if outcome == "only_where" else "",
+        evidence=evidence,
+        seeds=seeds,
+    )
+
+
+def _dro(methods: Sequence[Method], dro: Sequence[int]) -> str:
+    return f"DRO-KL on raw losses ({_lambdas(methods, dro)})"
+
+
+def _lambdas(methods: Sequence[Method], dro: Sequence[int]) -> str:
+    return "λ = " + ", ".join(f"{methods[k].r:g}" for k in dro)
 
 
 def _majority(ayes: int, noes: int, comparisons: int) -> int:
@@ -68,28 +146,29 @@ def _majority(ayes: int, noes: int, comparisons: int) -> int:
     return 1 if ayes > noes else -1
 
 
-def needs_smaller(stability: Stability, k: int, others: Sequence[int]) -> Finding:
-    """Whether method k's largest stable learning rate is below each of the others', seed by seed."""
-    signs = {other: stability.against(k, other).outcome(len(others)) for other in others}
-    below, above = ([other for other in others if signs[other] == sign] for sign in (-1, 1))
-    outcome = verdict(len(below), len(above), len(others))
-    return Finding(
-        claim=f"{_dro(stability.methods[k])} needs a smaller learning rate than uniform and LinUpper",
-        source=FIGURE_8,
-        outcome=outcome,
-        where="against " + ", ".join(stability.methods[each].name for each in below)
-        if outcome == "only_where"
-        else "",
-        evidence=_rates_found(stability, k, others),
-        seeds=stability.seeds,
+def _duels(stability: Stability, pairs: Sequence[tuple[int, int]]) -> str:
+    """Ratios of largest stable rates and who is lower, over several pairs of methods."""
+    duels = [stability.against(ours, theirs) for ours, theirs in pairs]
+    ratios = [duel.ratio.mean for duel in duels if duel.ratio is not None]
+    times = f"{_range(ratios)} times it, " if ratios else ""
+    return (
+        f"{times}lower in {_range([duel.wins for duel in duels])} and higher in "
+        f"{_range([duel.losses for duel in duels])} of {stability.seeds} seeds"
     )
 
 
-def cap_helps(stability: Stability, k: int) -> Finding:
-    """Whether the cap alone lets DRO-KL's weights bear a larger learning rate."""
-    r = stability.methods[k].r
-    claim = f"DRO-KL's weights on raw losses (λ = {r:g}) bear a larger learning rate under the cap 2/M"
-    return bears_larger(stability, stability.place("capped_softmax", r), k, claim, OURS)
+def _rate_ranges(stability: Stability, methods: Sequence[int]) -> str:
+    """Medians over several methods, and the range over their seeds."""
+    medians, low, high = ([stability.ranked(k, share) for k in methods] for share in (0.5, 0.0, 1.0))
+    ends = [_rate(stability.said(each)) for each in (min(medians), max(medians), min(low), max(high))]
+    middle = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    return f"{middle} ({ends[2]} to {ends[3]})"
+
+
+def _range(values: Sequence[float]) -> str:
+    """The values' range; one number where they agree as printed."""
+    low, high = (f"{end:.3g}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def as_stable(stability: Stability, k: int) -> Finding:
@@ -106,27 +185,16 @@ def bears_larger(stability: Stability, ours: int, theirs: int, claim: str, sourc
         source=source,
         outcome="holds" if sign > 0 else "does_not" if sign < 0 else "unresolved",
         where="",
-        evidence=_rates_found(stability, ours, [theirs]),
+        evidence=f"largest stable learning rate {_rate_range(stability, ours)}, against "
+        f"{_rate_range(stability, theirs)} of {stability.methods[theirs].name}: "
+        + _duels(stability, [(ours, theirs)]),
         seeds=stability.seeds,
     )
 
 
-def _rates_found(stability: Stability, k: int, others: Sequence[int]) -> str:
-    parts = []
-    for other in others:
-        found = stability.against(k, other)
-        times = "" if found.ratio is None else f"{found.ratio.mean:.3g} times it, "
-        parts.append(
-            f"{_rate_range(stability, other)} of {stability.methods[other].name}: {times}lower in "
-            f"{found.wins} and higher in {found.losses} of {stability.seeds} seeds"
-        )
-    return f"largest stable learning rate {_rate_range(stability, k)}, against " + "; ".join(parts)
-
-
 def _rate_range(stability: Stability, k: int) -> str:
     """Median and range over seeds."""
-    middle, low, high = (_rate(stability.said(stability.ranked(k, share))) for share in (0.5, 0.0, 1.0))
-    return f"{middle} ({low} to {high})"
+    return _rate_ranges(stability, [k])
 
 
 def _rate(cell: Scalar) -> str:

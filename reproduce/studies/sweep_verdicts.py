@@ -1,7 +1,7 @@
 """Verdicts of the sweep: in how many cells a claim holds, and where."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,16 +19,50 @@ MANY = 0.1
 OURS = "ours"
 
 
+WORDS: Mapping[Outcome, str] = {
+    "holds": "holds",
+    "does_not": "does not",
+    "only_where": "only where",
+    "unresolved": "unresolved",
+}
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """What the cells say about one method."""
+
+    name: str
+    """Of the method."""
+    signs: Signs
+    """-1 speaks for the claim, 1 against it."""
+    known: Mask
+    """Cells that count."""
+    ratio: float | None = None
+    """Median ratio to uniform, where the claim is about one quantity."""
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Cells for it, against it, in all."""
+        holds, fails = (int(((self.signs * way > 0) & self.known).sum()) for way in (-1, 1))
+        return holds, fails, int(self.known.sum())
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict on these cells."""
+        return _outcome(*self.counts)
+
+    def __str__(self) -> str:
+        holds, fails, total = self.counts
+        if not total:
+            return "no cell in which a method arrives"
+        said = f"resolved for it in {holds}, against it in {fails} of {total} cells"
+        return said if self.ratio is None else f"{said}; median ratio {self.ratio:.3g}"
+
+
 def sweep_findings(settings: SweepSettings, cells: Sequence[Cells]) -> tuple[Finding, ...]:
-    """Speed, floor and their trade, for LinUpper at each temperature; then what a practitioner asks."""
+    """Speed, floor and their trade, for LinUpper at all temperatures; then what a practitioner asks."""
     judge = _Judge(settings, cells)
-    found: list[Finding] = []
-    for k, method in enumerate(settings.methods):
-        if method.strategy == "linupper":
-            found += judge.about_linupper(k, method.name)
-    found += judge.hurt_more()
-    found += judge.anything_better()
-    return tuple(found)
+    return (*judge.about_linupper(), *judge.hurt_more(), *judge.anything_better())
 
 
 class _Judge:
@@ -39,39 +73,47 @@ class _Judge:
         self.final, self.early, *_ = (each for each in cells if not each.best_lr)
         self.best_final, *self.best_steps = (each for each in cells if each.best_lr)
         self.many = [i for i, share in enumerate(settings.outlier_shares) if share >= MANY]
+        self.lanes = [k for k, m in enumerate(settings.methods) if m.strategy == "linupper"]
 
-    def about_linupper(self, k: int, name: str) -> list[Finding]:
+    def about_linupper(self) -> Iterator[Finding]:
         """Faster early? Lower at the end? Both ways of paying? And with each method's own learning rate?"""
+        if not self.lanes:
+            return
         slow = self.best_steps[-1]
         same, best = "at the same learning rate", "each at its own best learning rate"
-        found = [
-            self.against_uniform(
-                f"{name} is faster than uniform early ({self.early.name}), {same}", "Figure 7", self.early, k
-            ),
-            self.against_uniform(f"{name} is faster than uniform ({slow.name}), {best}", OURS, slow, k),
-            self.against_uniform(f"{name} ends below uniform, {same}", "Figure 7", self.final, k),
-            self.against_uniform(f"{name} ends below uniform, {best}", OURS, self.best_final, k),
-        ]
+        for claim, source, cells in (
+            (f"is faster than uniform early ({self.early.name}), {same}", "Figure 7", self.early),
+            (f"is faster than uniform ({slow.name}), {best}", OURS, slow),
+            (f"ends below uniform, {same}", "Figure 7", self.final),
+            (f"ends below uniform, {best}", OURS, self.best_final),
+        ):
+            yield self.over_r(
+                f"LinUpper {claim}", source, [self.against_uniform(cells, k) for k in self.lanes]
+            )
         if self.many:
-            early, late = self.early.standing[self.many, ..., k], self.final.standing[self.many, ..., k]
-            both = np.where((early < 0) & (late > 0), -1, np.where(late < 0, 1, 0)).astype(np.int8)
-            claim = f"{name} is faster early and settles above uniform where outliers are {MANY:.0%} or more"
-            known = self._known(self.final, k)[self.many]
-            found.append(self.by_cells(claim, OURS, both, known, shares=self.many))
-        return found
+            claim = (
+                f"LinUpper is faster early and settles above uniform where outliers are {MANY:.0%} or more"
+            )
+            yield self.over_r(claim, OURS, [self.trade(k) for k in self.lanes], shares=self.many)
+
+    def trade(self, k: int) -> _Votes:
+        """Cells with many outliers in which a method is faster early and higher at the end."""
+        early, late = self.early.standing[self.many, ..., k], self.final.standing[self.many, ..., k]
+        signs = np.where((early < 0) & (late > 0), -1, np.where(late < 0, 1, 0)).astype(np.int8)
+        return _Votes(self.settings.methods[k].name, signs, self._known(self.final, k)[self.many])
 
     def hurt_more(self) -> list[Finding]:
         """Whether the smallest temperature's floor is above the next one's, where there are outliers."""
-        lanes = [k for k, m in enumerate(self.settings.methods) if m.strategy == "linupper"]
         shares = [i for i, share in enumerate(self.settings.outlier_shares) if share > 0]
-        if len(lanes) < 2 or not shares:
+        if len(self.lanes) < 2 or not shares:
             return []
-        cold, warm = sorted(lanes, key=lambda k: self.settings.methods[k].r)[:2]
+        cold, warm = sorted(self.lanes, key=lambda k: self.settings.methods[k].r)[:2]
         a, b = (self.final.middle[shares, ..., k] for k in (cold, warm))
         signs = np.where(a > b, -1, np.where(a < b, 1, 0)).astype(np.int8)
         names = [self.settings.methods[k].name for k in (cold, warm)]
         claim = f"outliers hurt {names[0]} more than {names[1]}: its median final loss is higher"
-        return [self.by_cells(claim, OURS, signs, np.isfinite(a) | np.isfinite(b), shares=shares)]
+        votes = _Votes(names[0], signs, np.isfinite(a) | np.isfinite(b))
+        return [self.over_r(claim, OURS, [votes], shares=shares)]
 
     def anything_better(self) -> list[Finding]:
         """Whether some reweighting ends below uniform when each method has its best learning rate."""
@@ -84,12 +126,12 @@ class _Judge:
         signs = np.where(lower, -1, np.where(higher, 1, 0)).astype(np.int8)
         claim = "some strategy ends below uniform, each at its own best learning rate"
         known = np.isfinite(self.best_final.middle).any(axis=-1) & self.best_final.distinct
-        return [self.by_cells(claim, OURS, signs, known)]
+        return [self.over_r(claim, OURS, [_Votes("any", signs, known)])]
 
-    def against_uniform(self, claim: str, source: str, cells: Cells, k: int) -> Finding:
+    def against_uniform(self, cells: Cells, k: int) -> _Votes:
         """Whether a method is lower than uniform in one quantity."""
-        found = self.by_cells(claim, source, cells.standing[..., k], self._known(cells, k))
-        return replace(found, evidence=f"{found.evidence}; median ratio {cells.typical(k):.3g}")
+        name = self.settings.methods[k].name
+        return _Votes(name, cells.standing[..., k], self._known(cells, k), cells.typical(k))
 
     @staticmethod
     def _known(cells: Cells, k: int) -> Mask:
@@ -97,29 +139,35 @@ class _Judge:
         known: Mask = ~np.isnan(cells.ratio[..., k]) & cells.distinct
         return known
 
-    def by_cells(
-        self,
-        claim: str,
-        source: str,
-        signs: Signs,
-        known: Mask,
-        shares: Sequence[int] | None = None,
+    def over_r(
+        self, claim: str, source: str, votes: Sequence[_Votes], shares: Sequence[int] | None = None
     ) -> Finding:
-        """-1 speaks for the claim, 1 against it; cells that are not known do not count."""
-        holds, fails, total = (
-            int(((signs < 0) & known).sum()),
-            int(((signs > 0) & known).sum()),
-            int(known.sum()),
-        )
-        outcome = _outcome(holds, fails, total)
+        """One verdict over temperatures. Where theirs differ it is `only where`, and each is told."""
+        outcomes = [each.outcome for each in votes]
+        same = len(set(outcomes)) == 1
+        some = [each for each in votes if each.outcome in ("holds", "only_where")]
+        outcome: Outcome = outcomes[0] if same else "only_where" if some else "does_not"
+        where = ""
+        if outcome == "only_where" and same:
+            signs, known = (
+                np.stack([getattr(each, field) for each in votes], axis=-1) for field in ("signs", "known")
+            )
+            where = self._where(signs, known, shares)
+        elif outcome == "only_where":
+            parts = (
+                each.name
+                + ("" if each.outcome == "holds" else f", {self._where(each.signs, each.known, shares)}")
+                for each in some
+            )
+            where = "; ".join(parts)
+        words = ["" if same else f" ({WORDS[each]})" for each in outcomes]
+        told = [f"{each.name}{word}: {each}" for each, word in zip(votes, words, strict=True)]
         return Finding(
             claim=claim,
             source=source,
             outcome=outcome,
-            where=self._where(signs, known, shares) if outcome == "only_where" else "",
-            evidence=f"resolved for it in {holds}, against it in {fails} of {total} cells"
-            if total
-            else "no cell in which a method arrives",
+            where=where,
+            evidence="; ".join(told) if len(votes) > 1 else str(votes[0]),
             seeds=self.settings.seeds,
         )
 
