@@ -242,6 +242,20 @@ def test_a_wide_table_is_continued_below(capsys: pytest.CaptureFixture[str]) -> 
         assert f" {1e-10 * (i + 1) / 3:.4g} " in out
 
 
+def test_a_table_of_more_rows_than_a_terminal_holds_is_named_by_its_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables = [
+        Table(id=f"t{rows}", title=f"Of {rows}", columns=("n",), rows=tuple((n,) for n in range(rows)))
+        for rows in (100, 1101)
+    ]
+    print_study(replace(sample_study(), tables=tuple(tables), findings=()))
+    out = capsys.readouterr().out
+    assert "│ 99 │" in out
+    assert "Of 1101: 1,101 rows, in t1101.csv\n" in out
+    assert "1100" not in out
+
+
 def test_long_heads_and_sentences_leave_numbers_whole(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("strategy and its r", *(f"a head of many words, number {i}" for i in range(6)), "why")
     row = ("readme_uniform r=0.4", *(1.234e-10 * (i + 1) for i in range(6)), "because " * 12)

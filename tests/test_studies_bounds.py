@@ -352,6 +352,22 @@ def test_the_study_reads_back_and_repeats_byte_for_byte(tmp_path: Path, study: S
             assert all(len(line.x) <= 120 for line in getattr(panel, "lines", ()))
 
 
+def test_failures_are_counted_where_a_theorem_speaks(study: Study) -> None:
+    failed, total = {}, 0
+    table = study.table("bounds")
+    for row in table.rows:
+        cells = dict(zip(table.columns, row, strict=True))
+        longer = "4 L_F" in str(cells["algorithm"])
+        failed[longer] = failed.get(longer, 0) + int(str(cells["failed steps"]))
+        total += 0 if longer else TINY.steps * TINY.seeds
+    numbers = study.numbers
+    assert numbers["steps checked"] == total
+    assert numbers["failed steps"] == failed[False] == 0
+    # Beyond the cap the longer step is allowed nobody: dro_kl diverges with it.
+    assert numbers["failed steps with 1/(4 L_F), within 2/M"] == 0
+    assert numbers["failed steps with 1/(4 L_F), beyond 2/M"] == failed[True]
+
+
 def test_the_bounds_table_says_what_the_runs_did(study: Study, result: BoundsResult) -> None:
     table = study.table("bounds")
     assert len(table.rows) == len(LOSSES) * len(ALGORITHMS) * len(METHODS)

@@ -13,9 +13,9 @@ from reproduce.studies.regression import run_contest
 from reproduce.studies.settings import DataSetup, RegressionSettings, SweepSettings
 from reproduce.studies.sweep import Grid, run_grid
 from reproduce.studies.sweep_cells import Cells, at_best_lr, at_the_edge, cells_of
-from reproduce.studies.sweep_report import run_sweep
+from reproduce.studies.sweep_report import _by_share, run_sweep
 from reproduce.studies.sweep_verdicts import sweep_findings
-from reproduce.study import Finding
+from reproduce.study import Finding, Map
 from reproduce.study_file import study_text
 
 SMALL = SweepSettings(
@@ -227,6 +227,31 @@ def test_a_claim_that_holds_in_some_cells_says_in_which() -> None:
     (found,) = (each for each in sweep_findings(settings, cells_of(made)) if each.claim == LOWER)
     assert found.where == "by outlier share: 0 100%, 0.1 0%, 0.4 50% of cells"
     assert found.evidence.startswith("linupper r=0.4: resolved for it in 1, against it in 2 of 3 cells")
+
+
+def test_what_never_arrives_is_coloured_as_the_worst() -> None:
+    # Two shares, one cell each. Method 1 ends at 4 times uniform's, then diverges; method 2 at half, then
+    # alone arrives.
+    settings = replace(
+        SMALL, lrs=(0.01,), batches=(4,), outlier_scales=(1.0,), outlier_shares=(0.0, 0.1), seeds=6
+    )
+    final = torch.tensor([[1.0, 4.0, 0.5], [1.0, math.inf, 2.0]], dtype=torch.float64)
+    final = final.view(2, 1, 1, 1, 3).expand(2, 6, 1, 1, 3)
+    panel = _by_share(settings, _made(settings, final)).panels[0]
+    assert isinstance(panel, Map)
+    assert panel.values == ((2.0, 2.0), (-1.0, 1.0))
+    assert [row[1].split("\n")[0] for row in panel.texts] == ["∞", "2.00"]
+    alone = final.clone()
+    alone[1, ..., 0] = math.inf
+    panel = _by_share(settings, _made(settings, alone)).panels[0]
+    assert isinstance(panel, Map)
+    assert panel.values == ((2.0, None), (-1.0, -1.0))  # neither arrives: no colour
+
+
+def _made(settings: SweepSettings, final: torch.Tensor) -> list[Cells]:
+    false = torch.zeros(final.shape, dtype=torch.bool)
+    reached = final.unsqueeze(-1).expand(*final.shape, 2)
+    return cells_of(Grid(settings=settings, final=final, reached=reached, diverged=false, overflowed=false))
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,18 @@ WORDS = 24
 CELL_LIMIT = 200
 SENTENCE_LIMIT = 1000
 
+PRINTED_ROWS = 100
+"""A longer table is for its CSV file: printed, it would push the verdicts' context out of every terminal."""
+
 
 def print_study(study: Study) -> None:
-    """Print a study on stdout: every table, and the verdicts last."""
+    """Print a study on stdout: every table that is short enough, and the verdicts last."""
     for table in study.tables:
-        _print_table(table)
+        if len(table.rows) > PRINTED_ROWS:
+            title = clean(table.title, CELL_LIMIT)
+            click.echo(f"{title}: {len(table.rows):,} rows, in {clean(table.id, CELL_LIMIT)}.csv")
+        else:
+            _print_table(table)
     print_verdicts(study)
 
 

@@ -217,7 +217,9 @@ def _plain_ticks(axis: Any) -> None:
 
     low, high = axis.get_view_interval()
     decades = math.log10(high) - math.log10(low)
-    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    # A short stretch of an axis may hold none of 1, 2 and 5.
+    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, *range(2, 10))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
     if decades > 3:  # too close to tell apart, and most of the figure's bytes

@@ -38,7 +38,7 @@ PAGE_WIDTH, WIDEST = 7.2, 14.0
 
 PANEL_HEIGHT = 2.4
 LEGEND_FONT = 7.0
-MAP_LABELS = {"below 0: better": BETTER, "above 0: worse": WORSE}
+MAP_LABELS = {"better": BETTER, "worse": WORSE}
 
 
 def draw_figure(figure: Figure, *, title: bool = True, png: bool = True) -> Drawn:

@@ -238,19 +238,24 @@ def _map(
     y_names: Sequence[str],
     entries: Sequence[Sequence[tuple[float | None, str]]],
 ) -> Map:
+    known = [value for row in entries for value, _ in row if value is not None and math.isfinite(value)]
+    worst, best = max([1.0, *known]), min([-1.0, *known])  # an infinite ratio is drawn as these
     return Map(
         title=title,
         x_label=x_label,
         y_label=y_label,
         x_names=tuple(x_names),
         y_names=tuple(y_names),
-        values=tuple(tuple(value for value, _ in row) for row in entries),
+        values=tuple(
+            tuple(None if value is None else min(worst, max(best, value)) for value, _ in row)
+            for row in entries
+        ),
         texts=tuple(tuple(text for _, text in row) for row in entries),
     )
 
 
 def _entry(cells: Cells, method: int, where: Sequence[slice | int]) -> tuple[float | None, str]:
-    """Colour (log2 of the typical ratio) and text of one cell of a map."""
+    """Colour (log2 of the typical ratio, infinite where only one arrives) and text of a cell of a map."""
     ratio, count = cells.typical(method, where), cells.counts(method, where)
     if not count.cells:
         return None, "–"
@@ -258,7 +263,7 @@ def _entry(cells: Cells, method: int, where: Sequence[slice | int]) -> tuple[flo
     if math.isnan(ratio):
         return None, f"–\n{share}"
     text = "∞" if math.isinf(ratio) else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
-    return (math.log2(ratio) if 0 < ratio < math.inf else None), f"{text}\n{share}"
+    return (math.log2(ratio) if ratio else -math.inf), f"{text}\n{share}"
 
 
 def _by_factor(settings: SweepSettings, cells: Sequence[Cells]) -> Figure:
