@@ -101,6 +101,49 @@ def test_a_number_stands_in_a_sentence(name: str, value: str) -> None:
     assert content(f"regression:number:{name}") == value
 
 
+def test_some_rows_of_a_table() -> None:
+    assert content("regression:table:final; strategy=uniform|dro_kl").strip().splitlines() == [
+        "| strategy | loss | steps to 1 | diverged |",
+        "| --- | ---: | ---: | ---: |",
+        "| uniform | 0.5 | 20 | 0 |",
+        "| dro_kl | – | – | 1 |",
+    ]
+    # A column that one value is left of is not shown; conditions are read as the page shows values.
+    assert content("regression:table:final; diverged=0; loss=0.6123").strip().splitlines() == [
+        "| strategy | steps to 1 |",
+        "| --- | ---: |",
+        "| linupper | 10 |",
+    ]
+
+
+def test_one_cell_of_a_table_stands_in_a_sentence() -> None:
+    assert content("regression:cell:final:loss; strategy=linupper") == "0.6123"
+    assert content("regression:cell:final:loss; strategy=dro_kl") == "–"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "table:final; strategy=linuper",
+            "names no row with strategy=linuper; there is dro_kl, linupper, uniform",
+        ),
+        ("table:final; stratgy=uniform", "names no column to choose rows by; there is strategy, loss"),
+        ("table:final;", "names no column to choose rows by"),
+        ("cell:final:los; strategy=uniform", "names no column; there is loss, steps to 1, diverged"),
+        ("cell:final:loss; diverged=0", "names no single row; there is 2 that fit; choose by strategy, loss"),
+        ("cell:finale:loss", "names no table; there is final, rates"),
+        ("cell:final", "names no column; there is"),
+        ("cell", "names no kind of block"),
+    ],
+)
+def test_a_choice_that_fits_nothing_is_named(name: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        content(f"regression:{name}")
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("the page:1: study:regression:")
+
+
 HOSTILE = "a|b\n<!-- /study --> `x` *y* _z_ \\ $1$ <script> & [l](u) ~s~ dro_kl \x1b"
 
 

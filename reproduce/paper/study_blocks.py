@@ -3,17 +3,20 @@
 A block names a study and what of it:
 
     <!-- study:regression:table:final --> ... <!-- /study -->      a table, by its id
+    <!-- study:regression:table:final; method=uniform|linear r=1 --> ... <!-- /study -->   some of its rows
+    <!-- study:regression:cell:final:diverged; method=uniform --> ... <!-- /study -->      one cell of one row
     <!-- study:regression:number:floor --> ... <!-- /study -->     one number, in a sentence
     <!-- study:regression:findings --> ... <!-- /study -->         the verdicts
     <!-- study:regression:settings --> ... <!-- /study -->
     <!-- study:regression:command --> ... <!-- /study -->
 
-Blocks inside a fenced block or a span of code are text.
+Rows are those whose cell of that column reads as one of the values; several conditions all hold, and a column
+with one value left by its condition is not shown. Blocks inside a fenced block or a span of code are text.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.files import read_ordinary_file, write_text_atomically
@@ -25,7 +28,8 @@ from reproduce.paper.study_markdown import (
     table_markdown,
     value_text,
 )
-from reproduce.study import Study
+from reproduce.paper.study_words import shown
+from reproduce.study import Study, Table
 
 TOKEN = re.compile(
     r"^[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n(?:.*?^[ ]{0,3}(?P=fence)[`~]*[ ]*$|.*\Z)"
@@ -43,7 +47,13 @@ WHOLE: Mapping[str, Callable[[Study], str]] = {
 }
 """Blocks that need no name besides the study's."""
 
-KINDS = ("table:ID", "number:NAME", *WHOLE)
+KINDS = (
+    "table:ID",
+    "table:ID; COLUMN=VALUE|VALUE; ...",
+    "cell:ID:COLUMN; COLUMN=VALUE",
+    "number:NAME",
+    *WHOLE,
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def _blocks(text: str, page: Path | str) -> Iterator[_Block]:
 
 def _content(block: _Block, studies: Mapping[str, Study], page: Path | str) -> str:
     def unknown(what: str, known: object) -> UserError:
-        return UserError(f"{page}:{block.line}: study:{block.name:.60} names no {what}; there is {known}")
+        return UserError(f"{page}:{block.line}: study:{block.name:.120} names no {what}; there is {known}")
 
     name, _, rest = block.name.partition(":")
     kind, _, item = rest.partition(":")
@@ -147,14 +157,47 @@ def _content(block: _Block, studies: Mapping[str, Study], page: Path | str) -> s
         if item not in study.numbers:
             raise unknown("number", _listed(study.numbers))
         return value_text(study.numbers[item])
-    if kind == "table" and item:
+    if kind in ("table", "cell") and item:
+        wanted, *conditions = (part.strip() for part in item.split(";"))
         tables = {table.id: table for table in study.tables}
-        if item not in tables:
+        table_id, _, column = wanted.partition(":") if kind == "cell" else (wanted, "", "")
+        if table_id not in tables:
             raise unknown("table", _listed(tables))
-        return f"\n\n{table_markdown(tables[item])}\n\n"
+        table = tables[table_id]
+        for condition in conditions:
+            table = _rows(table, condition, unknown)
+        return f"\n\n{table_markdown(table)}\n\n" if kind == "table" else _cell(table, column, unknown)
     if rest not in WHOLE:
         raise unknown("kind of block", ", ".join(KINDS))
     return f"\n\n{WHOLE[rest](study)}\n\n"
+
+
+def _rows(table: Table, condition: str, unknown: Callable[[str, object], UserError]) -> Table:
+    """The rows that a condition such as `method=uniform|linear r=1` leaves."""
+    column, _, text = condition.partition("=")
+    if column not in table.columns:
+        raise unknown("column to choose rows by", ", ".join(table.columns))
+    at, values = table.columns.index(column), text.split("|")
+    there = {shown(row[at]) for row in table.rows}
+    if missing := [value for value in values if value not in there]:
+        raise unknown(f"row with {column}={missing[0]:.60}", ", ".join(sorted(there)))
+    rows = [row for row in table.rows if shown(row[at]) in values]
+    if len(values) > 1:
+        return replace(table, rows=tuple(rows))
+    others = [j for j in range(len(table.columns)) if j != at]
+    return replace(
+        table,
+        columns=tuple(table.columns[j] for j in others),
+        rows=tuple(tuple(row[j] for j in others) for row in rows),
+    )
+
+
+def _cell(table: Table, column: str, unknown: Callable[[str, object], UserError]) -> str:
+    if column not in table.columns:
+        raise unknown("column", ", ".join(table.columns))
+    if len(table.rows) != 1:
+        raise unknown("single row", f"{len(table.rows)} that fit; choose by {', '.join(table.columns)}")
+    return value_text(table.rows[0][table.columns.index(column)])
 
 
 def _listed(names: Mapping[str, object]) -> str:
