@@ -7,16 +7,18 @@ weights(losses_B, step).backward()                    # gathers over ranks where
 
 from reproduce.method.heads import HEADS, Head, accepted_head
 from reproduce.method.lagged import LaggedRange
-from reproduce.method.losses import head_losses, sample_losses
+from reproduce.method.losses import head_losses, head_token_losses, sample_losses
 from reproduce.method.reweighter import (
     Gather,
     Reweighted,
     SampleReweighter,
     WeightStatistics,
     gather_losses,
+    own_share,
     sample_slices,
     shares,
     weight_statistics,
+    without_filling,
 )
 from reproduce.method.strategies import (
     BOUNDED_STRATEGIES,
@@ -45,10 +47,13 @@ __all__ = [
     "accepted_head",
     "gather_losses",
     "head_losses",
+    "head_token_losses",
     "normalise",
+    "own_share",
     "sample_losses",
     "sample_slices",
     "sample_weights",
     "shares",
     "weight_statistics",
+    "without_filling",
 ]

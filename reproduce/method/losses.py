@@ -63,13 +63,16 @@ def head_losses(hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: in
         ValueError: shapes that do not belong together.
     """
     head = head_operands(hidden, weight, labels, ignore_index)
-    if not torch.is_grad_enabled():
-        return head.sample_means(losses_alone(head.rows_ND, head.weight_VD, head.targets_N))
-    with torch.autocast(hidden.device.type, enabled=False):
-        token_losses: Tensor = _LateHead.apply(  # type: ignore[no-untyped-call]
-            head.rows_ND, head.weight_VD, head.targets_N, hidden.is_cuda
-        )
-    return head.sample_means(token_losses)
+    return head.sample_means(_late_losses(head))
+
+
+def head_token_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """`head_losses` before the mean: the loss of every token, (B, T - 1) float32, with the same gradients.
+
+    Labels of -100 are no target, and have loss 0. Raises ValueError as `head_losses`.
+    """
+    head = head_operands(hidden, weight, labels)
+    return _late_losses(head).view(head.active_BS.shape) * head.active_BS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,18 @@ class HeadOperands:
     def sample_means(self, token_losses_N: Tensor) -> Tensor:
         """Losses (N,) of all rows -> (B,) means over each sequence's targets; 0 where it has none."""
         return _mean_over_targets(token_losses_N.view(self.active_BS.shape), self.active_BS)
+
+
+def _late_losses(head: HeadOperands) -> Tensor:
+    """Losses (N,) of all rows, whose weights may arrive after the forward."""
+    if not torch.is_grad_enabled():
+        return losses_alone(head.rows_ND, head.weight_VD, head.targets_N)
+    rows = head.rows_ND
+    with torch.autocast(rows.device.type, enabled=False):
+        losses: Tensor = _LateHead.apply(  # type: ignore[no-untyped-call]
+            rows, head.weight_VD, head.targets_N, rows.is_cuda
+        )
+    return losses
 
 
 def head_operands(hidden: Tensor, weight: Tensor, labels: Tensor, ignore_index: int = -100) -> HeadOperands:

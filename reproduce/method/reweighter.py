@@ -165,11 +165,10 @@ class SampleReweighter:
         if sum(counts) == 0:
             raise ValueError("no rank brings a sample")
         everybody = (gather or gather_losses)(sent_B) if world > 1 else sent_B
-        losses_M = _without_filling(everybody, counts)
+        losses_M = without_filling(everybody, counts)
         weights_M = self.weights(losses_M, step)
-        start = sum(counts[:rank])
         return Reweighted(
-            own_weights_B=_filled(weights_M[start : start + counts[rank]], own),
+            own_weights_B=own_share(weights_M, counts, rank, own),
             weights_M=weights_M,
             losses_M=losses_M,
             r=self.temperature.at(step),
@@ -232,8 +231,13 @@ def _filled(values: Tensor, size: int) -> Tensor:
     return values if missing == 0 else torch.cat([values, values.new_zeros(missing)])
 
 
-def _without_filling(everybody: Tensor, counts: Sequence[int]) -> Tensor:
-    """(M,) the first counts[rank] values of each rank."""
+def own_share(values_M: Tensor, counts: Sequence[int], rank: int, own: int) -> Tensor:
+    """A rank's part of the global batch's values (M,), with zeros up to its `own` samples."""
+    return _filled(values_M[sample_slices(counts)[rank]], own)
+
+
+def without_filling(everybody: Tensor, counts: Sequence[int]) -> Tensor:
+    """(M,) the first counts[rank] values of each rank, of as many of every rank."""
     if min(counts) * len(counts) == len(everybody):
         return everybody
     rows = everybody.view(len(counts), -1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data_prep.batches import BatchPlan
 from eval.perplexity import LogPerplexity, log_perplexity
-from reproduce.errors import ExitCode, ResumeError
+from reproduce.errors import ExitCode
 from reproduce.method import LaggedRange, SampleReweighter, sample_slices
 from reproduce.method.heads import accepted_head
 from reproduce.recipe import Recipe
@@ -29,10 +29,11 @@ from reproduce.training.data import verify_store
 from reproduce.training.evaluate import Losses
 from reproduce.training.judge import Judge
 from reproduce.training.lost import lost_ranks_named
-from reproduce.training.mesh import joined, named_memory_errors
+from reproduce.training.mesh import Mesh, joined, named_memory_errors
 from reproduce.training.model import LanguageModel, build_network
 from reproduce.training.optimizer import build_optimizer, learning_rate
 from reproduce.training.products import write_model, write_scores
+from reproduce.training.resume import newest_checkpoint
 from reproduce.training.run_dir import COMPLETE
 from reproduce.training.sharding import check_replicas, full_parameters, share_model
 from reproduce.training.start import Events, Options, Start, open_run
@@ -40,7 +41,7 @@ from reproduce.training.step import StepOutcome, StepSettings, train_step
 from reproduce.training.telemetry import Telemetry
 from reproduce.training.trackers import Trackers
 
-__all__ = ["Events", "Finished", "Options", "run"]
+__all__ = ["Events", "Finished", "Options", "run", "run_on"]
 
 RANGE = "reweighting/range"
 """Name of the lagged range among a checkpoint's further tensors."""
@@ -73,12 +74,16 @@ def run(
     Raises:
         UserError: with the exit code of its kind; status.json says the same.
     """
-    with (
-        joined(recipe.train.precision, recipe.parallel) as mesh,
-        lost_ranks_named(mesh),
-        ExitStack() as stack,
-    ):
-        start = open_run(recipe, path, data, events, options or Options(), mesh, stack)
+    with joined(recipe.train.precision, recipe.parallel) as mesh:
+        return run_on(mesh, recipe, path, data, events, options or Options())
+
+
+def run_on(
+    mesh: Mesh, recipe: Recipe, path: Path, data: Path | None, events: Events, options: Options
+) -> Finished:
+    """`run` on ranks that have met already."""
+    with lost_ranks_named(mesh), ExitStack() as stack:
+        start = open_run(recipe, path, data, events, options, mesh, stack)
         # Inside the folder's record of failures, so that it is the named error that is written down.
         with start.folder.failures_recorded(), lost_ranks_named(mesh):
 
@@ -103,7 +108,9 @@ class _Trainer:
         network = build_network(recipe.model, recipe.seed, start.store.manifest.tokenizer.end_of_text)
         head = "released_bf16" if recipe.compatibility.bf16_losses else recipe.parallel.head
         self._model = LanguageModel(network, accepted_head(head, mesh.device))
-        self._shared = share_model(self._model, mesh, recipe.parallel)
+        maker = start.options.rule
+        self._rule = None if maker is None else maker(start, self._model)
+        self._shared = self._rule.module() if self._rule else share_model(self._model, mesh, recipe.parallel)
         self._optimizer = build_optimizer(self._model, recipe.optimizer)
         spec = recipe.reweighting
         self._reweighter = SampleReweighter(
@@ -186,26 +193,20 @@ class _Trainer:
 
     def _restore(self) -> int:
         """Steps already behind us, with everything as it was after the last of them."""
-        folder = self._folder.checkpoints
-        damaged: list[str] = []
-        checkpoint.check_shared(folder, self._ranks)
-        checkpoint.discard_temporaries(folder, self._ranks)
-        found = checkpoint.latest(folder, damaged.append, self._ranks)
-        for line in damaged:
-            self._events.warn(line)
-        if damaged and self._start.options.strict_resume:
-            raise ResumeError(f"{damaged[0]}; restore it, or leave --strict-resume out to use an older one")
-        if damaged and found is None:
-            raise ResumeError(
-                f"no checkpoint in {folder} can be used ({damaged[0]}); restore one, or delete the folder to "
-                "begin again at step 0"
-            )
+        found = newest_checkpoint(
+            self._folder.checkpoints,
+            self._ranks,
+            self._events.warn,
+            strict=self._start.options.strict_resume,
+        )
         done = 0
         if found is not None:
             extra = checkpoint.load(found, self._model, self._optimizer)
             done = found.step
             if self._lagged is not None and RANGE in extra:
                 self._lagged.range = extra[RANGE].to(self._mesh.device)
+            if self._rule is not None:
+                self._rule.restore(extra)
         self._resumed = done
         self._folder.rewind_metrics(done if found is not None else -1)
         self._folder.set_status("running", ExitCode.DONE, done)
@@ -231,6 +232,7 @@ class _Trainer:
         note = None
         if self._mesh.world > 1:
             note = make_note(self._mesh, fingerprint(self._start.digest, step, plan), self._asked())
+        lr = learning_rate(self._recipe.optimizer, train.steps, step)
         self._model.train()
         outcome = train_step(
             self._shared,
@@ -238,11 +240,12 @@ class _Trainer:
             self._reweighter,
             self._mesh.place(tokens_BT),
             step=step,
-            lr=learning_rate(self._recipe.optimizer, train.steps, step),
+            lr=lr,
             broken=self._broken,
             mesh=self._mesh,
             settings=self._settings,
             lagged=self._lagged,
+            passes=None if self._rule is None else self._rule.passes(step, plan, lr),
             note=note,
             timer=phases,
         )
@@ -268,6 +271,8 @@ class _Trainer:
     def _log(self, step: int, plan: BatchPlan, outcome: StepOutcome, phases: PhaseTimer) -> None:
         lr = self._optimizer.param_groups[0]["lr"]
         line = self._telemetry.line(step, plan, outcome, lr, self._clock, phases)
+        if self._rule is not None:
+            line |= self._rule.line(step)
         self._folder.log(**line)
         self._trackers.log(line)
         self._events.advance(step, line)
@@ -304,6 +309,8 @@ class _Trainer:
         extra: dict[str, Tensor] = {}
         if self._lagged is not None and self._lagged.range is not None:
             extra[RANGE] = self._lagged.range
+        if self._rule is not None:
+            extra |= self._rule.state()
         final = final or step == self._recipe.train.steps
         self._saver.save(step, self._model, self._optimizer, extra, final=final)
         # One that failed was a warning; one in the background is not there yet.

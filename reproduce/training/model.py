@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from data_prep.errors import DataError, StorageError
-from reproduce.method import Head, head_losses
+from reproduce.method import Head, head_losses, head_token_losses
 from reproduce.recipe import ModelSpec
 
 RETRAIN = "restore it, or delete it with status.json and run the same `reweight train` again"
@@ -61,8 +61,16 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Losses (B,) float32, nats a token, of sequences of token ids (B, T)."""
-        hidden_BTD = self.network.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        return self._head(hidden_BTD, self.network.get_output_embeddings().weight, tokens_BT)
+        return self._head(self._hidden(tokens_BT), self.network.get_output_embeddings().weight, tokens_BT)
+
+    def token_losses(self, tokens_BT: Tensor) -> Tensor:
+        """Losses (B, T - 1) float32, nats, of every token but the first, by the late head."""
+        weight = self.network.get_output_embeddings().weight
+        return head_token_losses(self._hidden(tokens_BT), weight, tokens_BT)
+
+    def _hidden(self, tokens_BT: Tensor) -> Tensor:
+        hidden: Tensor = self.network.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        return hidden
 
 
 def blocks(network: PreTrainedModel) -> nn.ModuleList:

@@ -34,20 +34,9 @@ def share_model(model: LanguageModel, mesh: Mesh, spec: ParallelSpec) -> nn.Modu
     Raises:
         RecipeError: groups of shards that do not divide the ranks.
     """
-    if spec.recompute == "blocks":
-        recompute_blocks(model.network)
-    if spec.compile:
-        compile_blocks(model.network)
+    prepare_blocks(model, spec)
     if not mesh.sharded:
-        model.to(mesh.device)
-        if mesh.world == 1:
-            return model
-        return DistributedDataParallel(
-            model,
-            device_ids=[mesh.device.index] if mesh.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **_NO_BUFFERS,
-        )
+        return copy_to_ranks(model, mesh)
     device_mesh = _device_mesh(mesh, spec)
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = half if mesh.precision == "bf16" else MixedPrecisionPolicy()
@@ -55,6 +44,27 @@ def share_model(model: LanguageModel, mesh: Mesh, spec: ParallelSpec) -> nn.Modu
         fully_shard(block, mesh=device_mesh, mp_policy=policy)
     fully_shard(model, mesh=device_mesh, mp_policy=policy)
     return model
+
+
+def prepare_blocks(model: LanguageModel, spec: ParallelSpec) -> None:
+    """Recompute or compile its blocks, as the recipe asks."""
+    if spec.recompute == "blocks":
+        recompute_blocks(model.network)
+    if spec.compile:
+        compile_blocks(model.network)
+
+
+def copy_to_ranks(module: nn.Module, mesh: Mesh) -> nn.Module:
+    """The module on this rank's device, as DDP where there are several ranks: gradients are averaged over them."""
+    module.to(mesh.device)
+    if mesh.world == 1:
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[mesh.device.index] if mesh.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **_NO_BUFFERS,
+    )
 
 
 def _device_mesh(mesh: Mesh, spec: ParallelSpec) -> DeviceMesh:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from reproduce.training.rule import RuleMaker
+
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
@@ -73,6 +75,8 @@ class Options:
     """accelerate's names of experiment trackers."""
     scorer: Scorer | None = None
     """Asked after every step whether the model is to be scored on tasks."""
+    rule: "RuleMaker | None" = None
+    """Weighs samples in place of the recipe's strategy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,9 @@ def open_run(
     store, batches, evaluation = mesh.together(look)
     folder = RunDir(path) if mesh.leads else PeerRunDir(path, mesh.rank)
     identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-    digest = sha256_text(recipe_as_yaml(recipe) + store.fingerprint)
+    if options.rule is not None:
+        identity |= options.rule.identity
+    digest = sha256_text(recipe_as_yaml(recipe) + "".join(identity.values()))
     mesh.require_equal(
         {"recipe": sha256_text(recipe_as_yaml(recipe)), "precision": mesh.precision, **identity, **versions()}
     )

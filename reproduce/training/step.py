@@ -68,6 +68,7 @@ def train_step(
     mesh: Mesh,
     settings: StepSettings,
     lagged: LaggedRange | None = None,
+    passes: Callable[[Work], Reweighted] | None = None,
     note: Tensor | None = None,
     timer: PhaseTimer = NO_TIMER,
 ) -> StepOutcome:
@@ -84,6 +85,7 @@ def train_step(
         mesh: where this rank computes.
         settings: what stays the same.
         lagged: the range of losses seen so far; scope lagged needs one.
+        passes: how samples are weighed where no strategy does it; leaves the gradient of the update.
         note: what this rank tells the others; needed where there are others.
         timer: told what the time went to.
     """
@@ -106,7 +108,7 @@ def train_step(
 
     # 1.-6. Per-sample losses, weights over the global batch, gradients of the weighted sum.
     optimizer.zero_grad(set_to_none=True)
-    reweighted = _passes(work, settings.scope, lagged)(work)
+    reweighted = (passes or _passes(work, settings.scope, lagged))(work)
     if lagged is not None:
         lagged.see(reweighted.losses_M)
 
