@@ -14,6 +14,7 @@ from reproduce.studies.settings import DataSetup, RegressionSettings, SweepSetti
 from reproduce.studies.sweep import Grid, run_grid
 from reproduce.studies.sweep_cells import Cells, at_best_lr, at_the_edge, cells_of
 from reproduce.studies.sweep_report import _by_share, run_sweep
+from reproduce.studies.sweep_tables import colder
 from reproduce.studies.sweep_verdicts import sweep_findings
 from reproduce.study import Finding, Map
 from reproduce.study_file import study_text
@@ -227,6 +228,27 @@ def test_a_claim_that_holds_in_some_cells_says_in_which() -> None:
     (found,) = (each for each in sweep_findings(settings, cells_of(made)) if each.claim == LOWER)
     assert found.where == "by outlier share: 0 100%, 0.1 0%, 0.4 50% of cells"
     assert found.evidence.startswith("linupper r=0.4: resolved for it in 1, against it in 2 of 3 cells")
+
+
+def test_where_the_smaller_temperature_ends_higher() -> None:
+    # Shares 0, 0.1, 0.4 by scales 1, 3; r=0.4 ends at 2, r=1 at 1, but for share 0.4, scale 3: 1 against 3,
+    # and share 0.1, scale 3: both diverge. Share 0 does not count.
+    settings = replace(
+        SMALL, lrs=(0.01,), batches=(4,), outlier_scales=(1.0, 3.0), outlier_shares=(0.0, 0.1, 0.4), seeds=6
+    )
+    final = torch.ones(6, 1, 1, 1, 3, dtype=torch.float64)  # setups: share outermost
+    final[:, ..., 1] = 2.0
+    final[3, ..., 1:] = math.inf
+    final[5, ..., 1], final[5, ..., 2] = 1.0, 3.0
+    table = colder(settings, _made(settings, final.expand(6, 6, 1, 1, 3)))
+    counts = {row[:2]: row[2:] for row in table.rows}
+    assert counts["outlier share", "0.1"] == (1, 0, 1)
+    assert counts["outlier share", "0.4"] == (1, 1, 2)
+    assert counts["outlier scale", "3"] == (0, 1, 1)
+    assert counts["outlier share, outlier scale", "0.4, 3"] == (0, 1, 1)
+    assert counts["outlier share, outlier scale", "0.1, 3"] == (0, 0, 0)
+    assert counts["lr", "0.01"] == counts["batch", "4"] == (2, 1, 3)
+    assert ("outlier share", "0") not in counts
 
 
 def test_what_never_arrives_is_coloured_as_the_worst() -> None:

@@ -18,8 +18,8 @@ Examples:
   reweight toy docs docs/theory.md runs/toy/regression runs/toy/bounds --check
 
 What stands between <!-- study:regression:table:final --> and <!-- /study --> is replaced; so is number:NAME
-in a sentence, and findings, settings and command. A table takes conditions, "table:final; method=uniform|linear",
-and cell:TABLE:COLUMN; COLUMN=VALUE is one cell of the row that they leave.
+in a sentence, and findings, settings and command. Conditions choose rows: table:final; method=uniform|linear.
+cell:final:diverged; method=uniform is one cell of the row that is left.
 """
 
 

@@ -144,6 +144,35 @@ def _cells(name: str, values: Floats, copy: Mask, *, best_lr: bool) -> Cells:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two methods' final losses beside each other, in cells with outliers."""
+
+    names: tuple[str, str]
+    shares: Sequence[int]
+    """Which of the outlier shares, along the cells' first dimension."""
+    signs: Signs
+    """(F...) -1 where the first one's median is higher, 1 where it is lower."""
+    known: Mask
+    """(F...) where at least one of them has not diverged."""
+
+
+def colder_is_higher(settings: SweepSettings, final: Cells) -> Pair | None:
+    """LinUpper at its smallest temperature beside the next; None without two of them, or without outliers."""
+    lanes = [k for k, method in enumerate(settings.methods) if method.strategy == "linupper"]
+    shares = [i for i, share in enumerate(settings.outlier_shares) if share > 0]
+    if len(lanes) < 2 or not shares:
+        return None
+    cold, warm = sorted(lanes, key=lambda k: settings.methods[k].r)[:2]
+    a, b = (final.middle[shares, ..., k] for k in (cold, warm))
+    return Pair(
+        names=(settings.methods[cold].name, settings.methods[warm].name),
+        shares=shares,
+        signs=np.where(a > b, -1, np.where(a < b, 1, 0)).astype(np.int8),
+        known=np.isfinite(a) | np.isfinite(b),
+    )
+
+
 def levels(settings: SweepSettings) -> dict[str, Sequence[float]]:
     """The factors and their values."""
     found = (

@@ -3,18 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from reproduce.studies.regression import Advance
 from reproduce.studies.settings import SweepSettings
-from reproduce.studies.sweep import Grid, run_grid
-from reproduce.studies.sweep_cells import FACTORS, Cells, at_level, at_the_edge, cells_of, levels
+from reproduce.studies.sweep import run_grid
+from reproduce.studies.sweep_cells import Cells, at_level, at_the_edge, cells_of, levels
+from reproduce.studies.sweep_tables import by_level, colder, everything, overview, setting, winners
 from reproduce.studies.sweep_verdicts import sweep_findings
 from reproduce.studies.versions import versions
-from reproduce.study import Figure, Line, Map, Panel, Scalar, Study, Table, finite_or_none
-
-DIGITS = 6
-"""Significant digits of the large table."""
+from reproduce.study import Figure, Line, Map, Panel, Study, finite_or_none
 
 
 def run_sweep(settings: SweepSettings, command: str, advance: Advance = lambda share, what: None) -> Study:
@@ -28,10 +24,11 @@ def run_sweep(settings: SweepSettings, command: str, advance: Advance = lambda s
         settings=settings.as_settings(),
         versions=versions(),
         tables=(
-            _overview(settings, cells),
-            _by_level(settings, cells),
-            _winners(settings, cells),
-            _everything(grid, cells),
+            overview(settings, cells),
+            by_level(settings, cells),
+            winners(settings, cells),
+            colder(settings, cells),
+            everything(grid, cells),
         ),
         figures=(_by_share(settings, cells), _where(settings, cells), _by_factor(settings, cells)),
         findings=sweep_findings(settings, cells),
@@ -43,133 +40,6 @@ def run_sweep(settings: SweepSettings, command: str, advance: Advance = lambda s
             "best learning rate at the edge of the grid (share)": at_the_edge(grid, settings),
         },
     )
-
-
-def setting(cells: Cells) -> str:
-    """Which learning rate the methods have."""
-    return "own best learning rate" if cells.best_lr else "same learning rate"
-
-
-def _overview(settings: SweepSettings, cells: Sequence[Cells]) -> Table:
-    rows: list[tuple[Scalar, ...]] = []
-    for each in cells:
-        won = each.winners()
-        for k, method in enumerate(settings.methods):
-            count = each.counts(k)
-            rows.append(
-                (
-                    each.name,
-                    setting(each),
-                    method.name,
-                    finite_or_none(each.typical(k)),
-                    count.lower if k else None,
-                    count.higher if k else None,
-                    count.cells,
-                    int(won[..., k].sum()),
-                )
-            )
-    columns = (
-        "quantity",
-        "with",
-        "method",
-        "x uniform, median cell",
-        "lower in",
-        "higher in",
-        "cells",
-        "lowest in",
-    )
-    title = (
-        "Against uniform: cells that are lower or higher by the sign test; cells where the median is lowest"
-    )
-    return Table(id="overview", title=title, columns=columns, rows=tuple(rows))
-
-
-def _by_level(settings: SweepSettings, cells: Sequence[Cells]) -> Table:
-    rows: list[tuple[Scalar, ...]] = []
-    for each in cells:
-        for factor, (name, values) in enumerate(levels(settings).items()):
-            if each.best_lr and name == "lr":
-                continue
-            for level, value in enumerate(values):
-                where = at_level(factor, level)
-                for k, method in enumerate(settings.methods[1:], start=1):
-                    count = each.counts(k, where)
-                    typical = finite_or_none(each.typical(k, where))
-                    rows.append(
-                        (
-                            each.name,
-                            setting(each),
-                            name,
-                            value,
-                            method.name,
-                            typical,
-                            count.lower,
-                            count.higher,
-                            count.cells,
-                        )
-                    )
-    columns = (
-        "quantity",
-        "with",
-        "factor",
-        "value",
-        "method",
-        "x uniform, median cell",
-        "lower in",
-        "higher in",
-        "cells",
-    )
-    return Table(id="levels", title="The same, one factor at a time", columns=columns, rows=tuple(rows))
-
-
-def _winners(settings: SweepSettings, cells: Sequence[Cells]) -> Table:
-    """How often each method has the lowest median, by outlier share; ties count for each."""
-    rows: list[tuple[Scalar, ...]] = []
-    for each in cells:
-        won = each.winners()
-        for k, method in enumerate(settings.methods):
-            by_share = [int(won[level, ..., k].sum()) for level in range(len(settings.outlier_shares))]
-            rows.append((each.name, setting(each), method.name, *by_share))
-    shares = tuple(f"share {share:g}" for share in settings.outlier_shares)
-    return Table(
-        id="winners",
-        title="Cells in which a method has the lowest median, by outlier share",
-        columns=("quantity", "with", "method", *shares),
-        rows=tuple(rows),
-    )
-
-
-def _everything(grid: Grid, cells: Sequence[Cells]) -> Table:
-    """One row a cell and method."""
-    settings = grid.settings
-    shown = [each for each in cells if not each.best_lr]
-    values = list(levels(settings).values())
-    diverged = grid.diverged.sum(dim=1).numpy().reshape(shown[0].middle.shape)
-    rows: list[tuple[Scalar, ...]] = []
-    for place in np.ndindex(*(len(each) for each in values)):
-        for k, method in enumerate(settings.methods):
-            at = (*place, k)
-            rows.append(
-                (
-                    *(value[i] for value, i in zip(values, place, strict=True)),
-                    method.name,
-                    *(_short(float(each.middle[at])) for each in shown),
-                    *(int(each.standing[at]) for each in shown),
-                    int(diverged[at]),
-                )
-            )
-    columns = (
-        *FACTORS,
-        "method",
-        *(f"{each.name}, median" for each in shown),
-        *(f"{each.name}: -1 lower than uniform, 1 higher" for each in shown),
-        "diverged",
-    )
-    return Table(id="cells", title="Every cell", columns=columns, rows=tuple(rows))
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def _by_share(settings: SweepSettings, cells: Sequence[Cells]) -> Figure:

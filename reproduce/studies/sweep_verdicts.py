@@ -7,7 +7,7 @@ import numpy as np
 
 from reproduce.studies.settings import SweepSettings
 from reproduce.studies.summary import ALPHA
-from reproduce.studies.sweep_cells import Cells, Mask, Signs, at_level, levels
+from reproduce.studies.sweep_cells import Cells, Mask, Signs, at_level, colder_is_higher, levels
 from reproduce.study import Finding, Outcome
 
 NEARLY_ALL = 0.95
@@ -104,16 +104,12 @@ class _Judge:
 
     def hurt_more(self) -> list[Finding]:
         """Whether the smallest temperature's floor is above the next one's, where there are outliers."""
-        shares = [i for i, share in enumerate(self.settings.outlier_shares) if share > 0]
-        if len(self.lanes) < 2 or not shares:
+        pair = colder_is_higher(self.settings, self.final)
+        if pair is None:
             return []
-        cold, warm = sorted(self.lanes, key=lambda k: self.settings.methods[k].r)[:2]
-        a, b = (self.final.middle[shares, ..., k] for k in (cold, warm))
-        signs = np.where(a > b, -1, np.where(a < b, 1, 0)).astype(np.int8)
-        names = [self.settings.methods[k].name for k in (cold, warm)]
-        claim = f"outliers hurt {names[0]} more than {names[1]}: its median final loss is higher"
-        votes = _Votes(names[0], signs, np.isfinite(a) | np.isfinite(b))
-        return [self.over_r(claim, OURS, [votes], shares=shares)]
+        claim = f"outliers hurt {pair.names[0]} more than {pair.names[1]}: its median final loss is higher"
+        votes = _Votes(pair.names[0], pair.signs, pair.known)
+        return [self.over_r(claim, OURS, [votes], shares=pair.shares)]
 
     def anything_better(self) -> list[Finding]:
         """Whether some reweighting ends below uniform when each method has its best learning rate."""
