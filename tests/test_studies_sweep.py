@@ -14,7 +14,7 @@ from reproduce.studies.settings import DataSetup, RegressionSettings, SweepSetti
 from reproduce.studies.sweep import Grid, run_grid
 from reproduce.studies.sweep_cells import Cells, at_best_lr, at_the_edge, cells_of
 from reproduce.studies.sweep_report import _by_share, run_sweep
-from reproduce.studies.sweep_tables import colder
+from reproduce.studies.sweep_tables import arrivals, colder
 from reproduce.studies.sweep_verdicts import sweep_findings
 from reproduce.study import Finding, Map
 from reproduce.study_file import study_text
@@ -249,6 +249,23 @@ def test_where_the_smaller_temperature_ends_higher() -> None:
     assert counts["outlier share, outlier scale", "0.1, 3"] == (0, 0, 0)
     assert counts["lr", "0.01"] == counts["batch", "4"] == (2, 1, 3)
     assert ("outlier share", "0") not in counts
+
+
+def test_where_anybody_learns_is_counted() -> None:
+    # Two shares by two scales, two rates; at share 0.4, scale 3 only r=1 arrives, and at one of the rates.
+    settings = replace(
+        SMALL, lrs=(0.01, 0.02), batches=(4,), outlier_scales=(1.0, 3.0), outlier_shares=(0.0, 0.4), seeds=6
+    )
+    reached = torch.ones(4, 6, 1, 2, 3, dtype=torch.float64)
+    reached[3] = math.inf
+    reached[3, :, :, 1, 2] = 7.0
+    reached[0, :4, 0, 0, 1] = math.inf  # four of six seeds never arrive: neither does the middle one
+    assert arrivals(settings, _made(settings, reached)).rows == (
+        (0.0, 1.0, 2, 2, 1, 2),
+        (0.0, 3.0, 2, 2, 2, 2),
+        (0.4, 1.0, 2, 2, 2, 2),
+        (0.4, 3.0, 2, 0, 0, 1),
+    )
 
 
 def test_what_never_arrives_is_coloured_as_the_worst() -> None:

@@ -7,7 +7,7 @@ from reproduce.studies.regression import Advance
 from reproduce.studies.settings import SweepSettings
 from reproduce.studies.sweep import run_grid
 from reproduce.studies.sweep_cells import Cells, at_level, at_the_edge, cells_of, levels
-from reproduce.studies.sweep_tables import by_level, colder, everything, overview, setting, winners
+from reproduce.studies.sweep_tables import arrivals, by_level, colder, everything, overview, setting, winners
 from reproduce.studies.sweep_verdicts import sweep_findings
 from reproduce.studies.versions import versions
 from reproduce.study import Figure, Line, Map, Panel, Study, finite_or_none
@@ -28,6 +28,7 @@ def run_sweep(settings: SweepSettings, command: str, advance: Advance = lambda s
             by_level(settings, cells),
             winners(settings, cells),
             colder(settings, cells),
+            arrivals(settings, cells),
             everything(grid, cells),
         ),
         figures=(_by_share(settings, cells), _where(settings, cells), _by_factor(settings, cells)),

@@ -138,6 +138,29 @@ def colder(settings: SweepSettings, cells: Sequence[Cells]) -> Table:
     )
 
 
+def arrivals(settings: SweepSettings, cells: Sequence[Cells]) -> Table:
+    """Where anybody learns: cells in which the median run reaches the first threshold."""
+    early = next(each for each in cells if not each.best_lr and each.name.startswith("steps"))
+    there = np.isfinite(early.middle)
+    rows = [
+        (
+            share,
+            scale,
+            there[i, j, ..., 0].size,
+            *(int(there[i, j, ..., k].sum()) for k in range(there.shape[-1])),
+        )
+        for i, share in enumerate(settings.outlier_shares)
+        for j, scale in enumerate(settings.outlier_scales)
+    ]
+    goal = early.name.removeprefix("steps to ")
+    return Table(
+        id="arrivals",
+        title=f"Cells in which the median run reaches {goal} of the loss at the start",
+        columns=(*FACTORS[:2], "cells", *(method.name for method in settings.methods)),
+        rows=tuple(rows),
+    )
+
+
 def everything(grid: Grid, cells: Sequence[Cells]) -> Table:
     """One row a cell and method."""
     settings = grid.settings
