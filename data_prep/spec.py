@@ -22,7 +22,7 @@ class DataSpec:
     """Tokenizer the store must have been made with: gpt2, bpe:VOCAB, or the name in its manifest."""
 
     domain_weights: str | Mapping[str, float] = "uniform"
-    """Probability of each domain: uniform, natural (token share), a published set's name, or a mapping
+    """Probability of each domain: uniform, natural (token share), a set's name or file, or a mapping
     domain -> weight (normalised to sum 1). In a recipe that learns weights (`domains`): what a doremi
     reference model is trained with, or what a doge proxy draws by."""
 
@@ -37,6 +37,10 @@ class DataSpec:
 
     eval_split: str = "validation"
     """Split of the store that log-perplexity is measured on."""
+
+    weights_tokenizer_sha256: str | None = None
+    """Set by loading where domain_weights names a set: digest of the tokenizer that it was learned with. The
+    store must have been made with that one, and have the set's domains. null: bound to none."""
 
     @property
     def default_path(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from data_prep.files import is_safe_name
 from reproduce.recipe.schema import Recipe
+from reproduce.recipe.weight_set import SUM_TOLERANCE
 
 Found = tuple[str, str]
 """(dotted path, what is wrong and what to do)"""
@@ -208,10 +209,16 @@ def _vocabulary(recipe: Recipe) -> Iterator[Found]:
 
 
 def _weights(recipe: Recipe) -> Iterator[Found]:
-    weights = recipe.data.domain_weights
+    weights, bound = recipe.data.domain_weights, recipe.data.weights_tokenizer_sha256
+    path = "data.domain_weights"
+    of_a_set = isinstance(weights, Mapping) and abs(sum(weights.values()) - 1) <= SUM_TOLERANCE
+    if bound is not None and not of_a_set:
+        yield (
+            "data.weights_tokenizer_sha256",
+            f"comes with a set of weights, which {path} no longer is; set it to null",
+        )
     if not isinstance(weights, Mapping):
         return
-    path = "data.domain_weights"
     known = KNOWN_DOMAINS.get(recipe.data.dataset, ())
     for name, weight in weights.items():
         if known and name not in known:

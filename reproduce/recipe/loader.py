@@ -1,7 +1,8 @@
 """YAML + `extends` + overrides -> Recipe, every problem of it in one error.
 
 A recipe is found by name among the shipped ones, or by path. Validation never changes a value; the one
-value that loading replaces is the name of a published set of domain weights, by the weights themselves.
+value that loading replaces is the name of a set of domain weights, by the weights and the tokenizer they
+were learned with.
 """
 
 import dataclasses
@@ -10,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import reproduce
+from data_prep.spec import DataSpec
 from reproduce.errors import RecipeError
 from reproduce.recipe.checks import impossible
 from reproduce.recipe.schema import Recipe
 from reproduce.recipe.typed import build
-from reproduce.recipe.yaml_tree import Problem, Tree, parse, scalar
+from reproduce.recipe.weight_sets import read_weight_set, shipped_weight_sets
+from reproduce.recipe.yaml_tree import Problem, Tree, dump, parse, scalar
 
 SHIPPED = Path(reproduce.__file__).resolve().parent.parent / "recipes"
 """recipes/ of the checkout or of the installed distribution; both lie beside the packages."""
@@ -88,7 +89,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), seed: int | No
 
 def recipe_as_yaml(recipe: Recipe) -> str:
     """The whole resolved recipe; loading it again gives an equal one."""
-    return yaml.dump(_plain(recipe), sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return dump(_plain(recipe))
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
@@ -181,26 +182,40 @@ def _override(values: dict[str, Any], overrides: Sequence[str], tree: Tree) -> l
 
 
 def _named_weights(values: dict[str, Any], tree: Tree) -> list[Problem]:
-    """Replace the name (or file) of a published set of domain weights by its weights."""
+    """Replace the name (or file) of a set of domain weights by its weights and the tokenizer they are for."""
     data = values.get("data")
     if not isinstance(data, dict):
         return []
     name = data.get("domain_weights")
     if not isinstance(name, str) or name in ("uniform", "natural"):
         return []
-    where, path = tree.where(("data", "domain_weights")), "data.domain_weights"
-    sets = {file.stem: file for file in sorted((SHIPPED / "domain_weights").glob("*.yaml"))}
+
+    def problem(what: str) -> list[Problem]:
+        where = tree.where(("data", "domain_weights"))
+        return [Problem(where=where, path="data.domain_weights", what=what)]
+
+    sets = shipped_weight_sets()
     file = sets.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
-    if file is None or not file.is_file():
+    if file is None:
         known = ["uniform", "natural", *sets]
         near = difflib.get_close_matches(name, known, n=1) or known
-        return [
-            Problem(where=where, path=path, what=f"no set of weights '{name}'; there is {', '.join(near)}")
-        ]
-    tree_of_set, problems = _read(file)
-    weights = tree_of_set.values.get("weights")
-    if not isinstance(weights, dict):
-        problems.append(Problem(where=str(file), path="weights", what="expected a mapping domain: weight"))
-        return problems
-    data["domain_weights"] = weights
-    return problems
+        return problem(f"no set of weights '{name}'; there is {', '.join(near)}")
+    try:
+        found = read_weight_set(file)
+    except RecipeError as error:
+        return problem(str(error))
+    tokenizer = data.get("tokenizer", DataSpec.tokenizer)
+    if found.tokenizer is not None and tokenizer != found.tokenizer:
+        return problem(
+            f"'{found.name}' was learned with tokenizer {found.tokenizer}, and data.tokenizer is "
+            f"{tokenizer}; learn weights on this one with `reweight domains`, or give the numbers "
+            "themselves, as domain: weight"
+        )
+    data["domain_weights"] = dict(found.weights)
+    # Whoever gives the digest beside the name decides; one that was there before was another set's.
+    name_given, digest_given = (
+        tree.options.get(("data", key)) for key in ("domain_weights", "weights_tokenizer_sha256")
+    )
+    if digest_given is None and (name_given is not None or "weights_tokenizer_sha256" not in data):
+        data["weights_tokenizer_sha256"] = found.tokenizer_sha256
+    return []

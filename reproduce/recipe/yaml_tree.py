@@ -87,8 +87,20 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse(text: str, source: str) -> tuple[Tree, list[Problem]]:
-    """Read one YAML document whose top level is a mapping.
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts quotes around text which `parse` would take for a number, as `1e5`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(f"^(?:{NUMBER.pattern})$"), list("-+0123456789.")
+)
+
+
+A_RECIPE = "a recipe is a mapping of sections (model:, train:, ...)"
+
+
+def parse(text: str, source: str, wanted: str = A_RECIPE) -> tuple[Tree, list[Problem]]:
+    """Read one YAML document whose top level is a mapping; `wanted` says so of a text that is none.
 
     Raises:
         RecipeError: text that is not YAML, or not a mapping; nothing more can be said about it.
@@ -104,10 +116,23 @@ def parse(text: str, source: str) -> tuple[Tree, list[Problem]]:
         detail = str(error).splitlines()[0] if str(error) else "nested too deeply"
         raise RecipeError(f"{source}: not YAML: {detail}") from None
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections (model:, train:, ...)")
+        raise RecipeError(f"{source}: {wanted}")
     reader = _Reader(source)
     values = reader.mapping(node, ())
     return Tree(source=source, values=values, lines=reader.lines), reader.problems
+
+
+def dump(values: Any) -> str:
+    """Nested plain values as YAML that `parse` reads back as they are."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def reads_as_text(text: str) -> bool:
+    """Whether a value without quotes would be taken for this text, not for a number, null or worse."""
+    try:
+        return bool(scalar(text) == text)
+    except ValueError:
+        return False
 
 
 def scalar(text: str) -> Any:

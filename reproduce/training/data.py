@@ -13,13 +13,19 @@ from eval.perplexity import EvaluationSet, spread
 from reproduce.errors import RecipeError
 from reproduce.recipe import Recipe
 
+OTHER_WEIGHTS = (
+    "learn weights on this store with `reweight domains`, or use the numbers all the same with "
+    "--set data.weights_tokenizer_sha256=null"
+)
+
 
 def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
     """The store at `data`, or where `reweight prep` puts this recipe's; it must fit the model.
 
     Raises:
         DataError: missing or damaged.
-        RecipeError: made with another tokenizer, or of another vocabulary than the model's.
+        RecipeError: made with another tokenizer than the recipe's, or than its domain weights were learned
+            with, or of another vocabulary than the model's.
     """
     path = data or recipe.data.default_path
     if data is None and not path.exists():
@@ -39,6 +45,11 @@ def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
         raise RecipeError(
             f"{path} has a vocabulary of {tokenizer.vocab_size}, and model.vocab is {recipe.model.vocab}; "
             f"use another --data, or --set model.vocab={tokenizer.vocab_size}"
+        )
+    if recipe.data.weights_tokenizer_sha256 not in (None, tokenizer.sha256):
+        raise RecipeError(
+            f"{path} was made with another tokenizer than data.domain_weights were learned with, though both "
+            f"are called {tokenizer.name}; {OTHER_WEIGHTS}"
         )
     return store
 
@@ -87,7 +98,13 @@ def verify_store(
 
 
 def training_batches(store: TokenStore, recipe: Recipe) -> Batches:
-    """The batches of every step; enough tokens for all of them unless the recipe allows epochs."""
+    """The batches of every step; enough tokens for all of them unless the recipe allows epochs.
+
+    Raises:
+        RecipeError: domain weights of a set that was learned on other domains.
+        UserError: too few tokens, or weights that name a domain the store does not have.
+    """
+    _check_domains(store, recipe)
     batches = Batches(
         store,
         split=recipe.data.train_split,
@@ -100,6 +117,19 @@ def training_batches(store: TokenStore, recipe: Recipe) -> Batches:
     if not recipe.data.repeat:
         batches.check_enough(recipe.train.steps)
     return batches
+
+
+def _check_domains(store: TokenStore, recipe: Recipe) -> None:
+    """A set of weights is for the domains it was learned on: one more would silently never be drawn."""
+    weights, split = recipe.data.domain_weights, recipe.data.train_split
+    if recipe.data.weights_tokenizer_sha256 is None or not isinstance(weights, Mapping):
+        return
+    domains = store.domains(split)
+    if set(weights) != set(domains):
+        raise RecipeError(
+            f"data.domain_weights were learned on the domains {', '.join(sorted(weights))}, and "
+            f"{store.path}/{split} has {', '.join(domains)}; {OTHER_WEIGHTS}"
+        )
 
 
 def evaluation_set(store: TokenStore, recipe: Recipe) -> EvaluationSet:
