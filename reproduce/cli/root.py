@@ -22,6 +22,7 @@ COMMANDS = {
     "recipes": "List, show, validate and copy what can be trained.",
     "train": "Pretrain a model from a recipe.",
     "eval": "Score runs and models: log-perplexity per domain, and the paper's question tasks.",
+    "domains": "Learn domain weights with DoReMi or DoGE, and show sets of them.",
     "toy": "The paper's toy studies and theorems, by number: seconds on a CPU.",
     "weights": "Show what a strategy does to given losses.",
     "compare": "Hold runs against the paper's numbers.",

@@ -1,14 +1,10 @@
 """`reweight train`: pretrain a model from a recipe."""
 
 import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +19,7 @@ from reproduce.cli.console import (
     progress,
     quantity,
 )
+from reproduce.cli.signals import leads, stop_requests
 from reproduce.errors import ExitCode
 
 SUITES = tuple(load_suites())
@@ -94,12 +91,14 @@ def command(
     """
     from reproduce.cli.eval_needs import refuse_without_suite
     from reproduce.recipe import load_recipe
+    from reproduce.recipe.checks import refuse_learning
     from reproduce.training.launch import launched, local_ranks
     from reproduce.training.run_dir import RunDir
 
     recipe = load_recipe(name, overrides, seed)
     path = out or Path("runs") / recipe.name / f"seed-{recipe.seed}"
     refuse_without_suite(eval_suite)
+    refuse_learning(recipe)
     start = _Start(allow_drift, strict_resume, trackers, eval_suite, eval_every, eval_limit)
     if dry_run:
         from reproduce.cli.train_plan import dry_run as plan
@@ -143,13 +142,13 @@ class _Start:
         from reproduce.scoring.interval import IntervalScorer
         from reproduce.scoring.tasks import ScoringOptions
 
-        warn: Callable[[str], None] = note if _leads() else lambda message: None
+        warn: Callable[[str], None] = note if leads() else lambda message: None
         return IntervalScorer(self.eval_suite, self.eval_every, ScoringOptions(limit=self.eval_limit), warn)
 
 
 def _already_complete(recipe: "Recipe", folder: "RunDir", allow_drift: tuple[str, ...], as_json: bool) -> int:
     folder.check_recipe(recipe, allow_drift)
-    if _leads():
+    if leads():
         note(f"{folder.path} is already complete")
         if as_json:
             emit_json({"run": str(folder.path), "state": "complete", "step": recipe.train.steps})
@@ -201,18 +200,13 @@ def _arguments(
     return [*arguments, *(["--strict-resume"] if start.strict_resume else [])]
 
 
-def _leads() -> bool:
-    """Whether this process prints what is printed once."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
 def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_json: bool) -> int:
     from reproduce.errors import PeerFailedError
     from reproduce.training.loop import Events, Options, run
 
-    steps, leads = recipe.train.steps, _leads()
+    steps, leading = recipe.train.steps, leads()
     title = f"{recipe.name} seed {recipe.seed}"
-    with progress(title, steps, "steps") if leads else nullcontext() as line, _signals() as asked:
+    with progress(title, steps, "steps") if leading else nullcontext() as line, stop_requests() as asked:
 
         def advance(step: int, logged: dict[str, Any]) -> None:
             if line is not None:
@@ -222,7 +216,7 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_js
                     f"{quantity(logged['tokens_per_s'])} tokens/s",
                 )
 
-        warn: Callable[[str], None] = note if leads else lambda message: None
+        warn: Callable[[str], None] = note if leading else lambda message: None
         events = Events(warn=warn, advance=advance, stop=lambda: asked.code, saves=lambda: asked.saves)
         options = Options(
             allow_drift=start.allow_drift,
@@ -233,10 +227,10 @@ def _train(recipe: "Recipe", path: Path, data: Path | None, start: _Start, as_js
         try:
             finished = run(recipe, path, data, events, options)
         except PeerFailedError as error:
-            if leads:
+            if leading:
                 raise
             return error.exit_code  # the rank that failed says why
-    if leads:
+    if leading:
         _tell(finished, path, steps, as_json)
     return finished.exit_code
 
@@ -256,52 +250,3 @@ def _tell(finished: "Finished", path: Path, steps: int, as_json: bool) -> None:
         print_log_perplexity(f"{path}: log-perplexity", finished.scores)
     else:
         note(f"stopped after step {finished.step} of {steps}; run the same command again to continue")
-
-
-AGAIN_S = 1.0
-"""A launcher passes on a signal that the terminal has sent as well: a second one is meant after this long."""
-
-
-class _Asked:
-    """What signals asked for."""
-
-    code: int | None = None
-    """Exit code to leave with."""
-    saves: int = 0
-    """How often a checkpoint was asked for."""
-
-    def __init__(self) -> None:
-        self._first = 0.0
-
-    def take(self, number: int) -> None:
-        """Handle a signal."""
-        if number == signal.SIGUSR1:
-            self.saves += 1
-            return
-        code = CODES[signal.Signals(number)]
-        if self.code is None:
-            self.code, self._first = int(code), time.monotonic()
-            if _leads():
-                note("stopping after this step; once more to stop at once")
-        elif time.monotonic() - self._first > AGAIN_S:
-            # The newest complete checkpoint is untouched; there is nothing to save twice.
-            sys.exit(int(code))
-
-
-CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.PREEMPTED}
-
-
-@contextmanager
-def _signals() -> Iterator[_Asked]:
-    """Turn the first SIGINT or SIGTERM into a request to stop after the step; the second acts at once."""
-    asked = _Asked()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        asked.take(number)
-
-    before = {number: signal.signal(number, handler) for number in (*CODES, signal.SIGUSR1)}
-    try:
-        yield asked
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INK = "#0a0b0c"
 """Stands for the page's text colour while matplotlib draws; replaced by currentColor in the SVG."""
 
-STYLES: Mapping[str, tuple[str, Any]] = {
+BY_STRATEGY: Mapping[str, tuple[str, Any]] = {
     "uniform": (INK, "-"),
     "linupper": ("#0072B2", (0, (5, 1.5))),
     "quadratic": ("#D55E00", (0, (5, 1.5, 1, 1.5))),
@@ -28,6 +28,9 @@ STYLES: Mapping[str, tuple[str, Any]] = {
     "linear": ("#E69F00", (0, (2, 2))),
 }
 """Strategy -> colour, dashes."""
+
+STYLES = {**BY_STRATEGY, **{str(index): look for index, look in enumerate(BY_STRATEGY.values())}}
+"""The same, and by number for lines that stand for no strategy: 0, 1, 2 ..."""
 
 OTHER = ("#8A8A8A", (0, (4, 1, 1, 1)))
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from data_prep.files import is_safe_name
+from reproduce.errors import RecipeError
 from reproduce.recipe.schema import Recipe
 from reproduce.recipe.weight_set import SUM_TOLERANCE
 
@@ -70,6 +71,15 @@ def impossible_layout(recipe: Recipe, ranks: int, ranks_a_node: int) -> list[Fou
             )
         )
     return found
+
+
+def refuse_learning(recipe: Recipe) -> None:
+    """Refuse a recipe whose weights of domains are to be learned: it is no plain run (RecipeError)."""
+    if recipe.domains is not None:
+        raise RecipeError(
+            f"recipe {recipe.name} learns domain weights; start it with `reweight domains "
+            f"{recipe.domains.algorithm} --recipe {recipe.name}`"
+        )
 
 
 def _divisor(number: int, limit: int) -> int:

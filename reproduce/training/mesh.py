@@ -98,6 +98,11 @@ class Mesh:
         """Values (B,) of every rank, (W * B,), on the device; B is the same on all ranks."""
         return gather_losses(own_B) if self.world > 1 else own_B
 
+    def sum_over_ranks(self, values: Tensor) -> None:
+        """Add every rank's values up, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+
     def exchange(self, text: str) -> list[str]:
         """Every rank's text, in rank order. A collective of the host: all ranks call it."""
         if self.world == 1:

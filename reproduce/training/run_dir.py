@@ -281,6 +281,15 @@ def recorded_recipe(run: Path) -> Recipe:
     return recipe
 
 
+def recorded_identity(run: Path) -> Mapping[str, Any]:
+    """What decided a run's result besides its recipe; nothing where provenance.json cannot be read."""
+    try:
+        found = json.loads(read_ordinary_file(run / "provenance.json"))["identity"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_file(path) as file:

@@ -55,7 +55,7 @@ def prepare_blocks(model: LanguageModel, spec: ParallelSpec) -> None:
 
 
 def copy_to_ranks(module: nn.Module, mesh: Mesh) -> nn.Module:
-    """The module on this rank's device, as DDP where there are several ranks: gradients are averaged over them."""
+    """The module on this rank's device; several ranks average its gradients (DDP)."""
     module.to(mesh.device)
     if mesh.world == 1:
         return module

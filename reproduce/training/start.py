@@ -12,7 +12,7 @@ from data_prep.token_store import TokenStore
 from eval.perplexity import EvaluationSet
 from reproduce.errors import RecipeError
 from reproduce.recipe import Recipe, recipe_as_yaml
-from reproduce.recipe.checks import impossible_layout
+from reproduce.recipe.checks import impossible_layout, refuse_learning
 from reproduce.recipe.estimate import estimate
 from reproduce.training.checkpoint import check_space
 from reproduce.training.data import evaluation_set, open_store, training_batches
@@ -107,6 +107,8 @@ def open_run(
     """Open data and run folder; what one rank refuses, all refuse."""
 
     def look() -> tuple[TokenStore, Batches, EvaluationSet]:
+        if options.rule is None:
+            refuse_learning(recipe)
         problems = impossible_layout(recipe, mesh.world, mesh.local_world)
         if problems:
             raise RecipeError(

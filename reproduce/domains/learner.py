@@ -1,0 +1,123 @@
+"""What both algorithms carry from step to step: weights, their sum over steps, each domain's last score.
+
+Shapes: K domains.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_prep.batches import BatchPlan
+from reproduce.domains.mirror import Members
+from reproduce.errors import UserError
+from reproduce.recipe.schema import DomainsSpec
+from reproduce.training.model import LanguageModel
+from reproduce.training.start import Start
+
+COLLAPSED = 0.9
+"""A domain with more than this share has taken over."""
+
+ADVICE = (
+    "train the reference on the natural mix (data.domain_weights=natural), raise train.global_batch, lower "
+    "domains.eta to 0.1 (doge: raise domains.mu), and shuffle"
+)
+"""What users of the original DoReMi were told when their weights went to one domain."""
+
+
+class DomainLearner:
+    """The state of an algorithm in one run, and its words in the metrics."""
+
+    def __init__(self, start: Start, model: LanguageModel) -> None:
+        """Uniform weights over the domains in play, no step taken.
+
+        Raises:
+            UserError: fewer than two domains to weigh; a target that the data lacks.
+        """
+        assert start.recipe.domains is not None
+        self.spec: DomainsSpec = start.recipe.domains
+        self.mesh = start.mesh
+        self.model = model
+        self.parallel = start.recipe.parallel
+        self.domains = start.batches.domains
+        self.trained_K = trained(self.domains, self.spec, str(start.store.path)).to(self.mesh.device)
+        self.alpha_K = self.trained_K.double() / self.trained_K.sum()
+        self.total_K = torch.zeros_like(self.alpha_K)
+        self.scores_K = torch.zeros_like(self.alpha_K)
+        self._warn = start.events.warn
+        self._warned = False
+        self._absent: list[str] = []
+
+    def members(self, plan: BatchPlan) -> Members:
+        """The step's samples by domain."""
+        counts_K = torch.bincount(torch.tensor(plan.domains_M), minlength=len(self.domains))
+        self._absent = [
+            name for name, count in zip(self.domains, counts_K.tolist(), strict=True) if not count
+        ]
+        return Members.of(self.mesh.put(torch.tensor(plan.domains_M)), len(self.domains))
+
+    def move(self, alpha_K: Tensor) -> None:
+        """The weights after this step's update."""
+        self.alpha_K = alpha_K
+        self.total_K = self.total_K + alpha_K
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {
+            "domains/alpha": self.alpha_K,
+            "domains/total": self.total_K,
+            "domains/scores": self.scores_K,
+        }
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """From a checkpoint."""
+        self.alpha_K, self.total_K, self.scores_K = (
+            saved[f"domains/{name}"].to(self.mesh.device) for name in ("alpha", "total", "scores")
+        )
+
+    def line(self, step: int) -> dict[str, Any]:
+        """The step's weights, their mean over the steps so far, scores, entropy (nats) and largest weight."""
+        alpha = self.alpha_K.tolist()
+        named = dict(zip(self.domains, alpha, strict=True))
+        largest = max(named, key=named.__getitem__)
+        if named[largest] > COLLAPSED and not self._warned:
+            self._warned = True
+            self._warn(
+                f"step {step}: domain {largest} has {named[largest]:.0%} of the weight, so little else is "
+                f"trained on. What others were advised: {ADVICE}"
+            )
+        return {
+            "alpha": named,
+            "average_alpha": dict(zip(self.domains, (self.total_K / step).tolist(), strict=True)),
+            "domain_score": dict(zip(self.domains, self.scores_K.tolist(), strict=True)),
+            "alpha_entropy": entropy(alpha),
+            "alpha_max": named[largest],
+            "missing_domains": self._absent,
+        }
+
+
+def trained(domains: tuple[str, ...], spec: DomainsSpec, where: str) -> Tensor:
+    """(K,) bool: which domains are weighed; all but an out-of-domain target.
+
+    Raises:
+        UserError: fewer than two of them, or a target that is none of the domains.
+    """
+    if spec.target is not None and spec.target not in domains:
+        raise UserError(
+            f"domains.target: {where} has no domain '{spec.target}'; there is {', '.join(domains)}"
+        )
+    found = torch.tensor([domain != spec.target for domain in domains])
+    if int(found.sum()) < 2:
+        raise UserError(
+            f"{where} has the domains {', '.join(domains)}: weights need at least two to train on"
+            + (" besides the target" if spec.target is not None else "")
+            + "; prepare more of them"
+        )
+    return found
+
+
+def entropy(weights: list[float]) -> float:
+    """-sum a ln a, nats."""
+    return math.fsum(-a * math.log(a) for a in weights if a > 0)

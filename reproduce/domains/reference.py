@@ -1,0 +1,45 @@
+"""DoReMi's reference: a finished run, that it fits the proxy, and a digest of its weights."""
+
+import hashlib
+from pathlib import Path
+
+from data_prep.files import sha256_file
+from data_prep.token_store import TokenStore
+from reproduce.errors import DataError, RecipeError
+from reproduce.recipe import Recipe
+from reproduce.training.data import check_tokenizer
+from reproduce.training.run_dir import RunDir, recorded_recipe
+
+
+def check_reference(reference: Path, recipe: Recipe, store: TokenStore) -> None:
+    """Refuse a reference that cannot judge the proxy's tokens.
+
+    Raises:
+        DataError: no finished run.
+        RecipeError: trained with another tokenizer, or for shorter sequences.
+    """
+    if not RunDir(reference).complete:
+        raise DataError(
+            f"{reference}: no finished run of `reweight train`; finish it, or leave --reference out to have "
+            "one trained"
+        )
+    model = recorded_recipe(reference).model
+    check_tokenizer(store, reference)
+    if model.vocab != recipe.model.vocab:
+        raise RecipeError(
+            f"{reference} was trained with a vocabulary of {model.vocab}, the proxy's is "
+            f"{recipe.model.vocab}; train a reference on {store.path}, or leave --reference out"
+        )
+    if model.context < recipe.train.sequence:
+        raise RecipeError(
+            f"{reference} takes {model.context} tokens, the proxy's sequences have {recipe.train.sequence}; "
+            "name another --reference, or shorten train.sequence"
+        )
+
+
+def reference_sha256(reference: Path) -> str:
+    """A digest of the weights in a run's model folder."""
+    digest = hashlib.sha256()
+    for file in sorted((reference / "model").glob("*.safetensors")):
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
