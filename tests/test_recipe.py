@@ -1,6 +1,9 @@
 """Every shipped recipe loads and carries the paper's settings; a bad one is one error with every problem."""
 
+import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,8 +38,10 @@ def test_every_recipe_of_the_paper_is_there() -> None:
     llama = {f"{m}_{s}" for m in LLAMAS for s in ("uniform", "linupper", "linupper_as_released")}
     scopes = {"llama_nano_linupper_micro", "llama_nano_linupper_lagged"}
     demo = {"demo_uniform", "demo_linupper"}
-    assert names == table_1 | table_12 | table_3 | exchanged | nano | released | llama | scopes | demo
-    assert len(names) == 48
+    proxies = {f"gpt2_{m}_{a}_proxy" for m in ("82m", "nano") for a in ("doge", "doremi")}
+    others = nano | released | llama | scopes | demo | proxies
+    assert names == table_1 | table_12 | table_3 | exchanged | others
+    assert len(names) == 52
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -47,7 +52,8 @@ def test_recipe_loads_and_survives_its_own_yaml(name: str, tmp_path: Path) -> No
     again.write_text(recipe_as_yaml(recipe), encoding="utf-8")
     assert load_recipe(str(again)) == recipe
     header = shipped_recipes()[name].read_text(encoding="utf-8")
-    assert f"# reweight train --recipe {name}\n" in header
+    command = f"domains {recipe.domains.algorithm}" if recipe.domains else "train"
+    assert f"# reweight {command} --recipe {name}\n" in header
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,37 @@ def test_paper_settings_of_llama(
             section, _, field = key.partition(".")
             assert plain[section][field] == value
         assert any(each.model == row and each.strategy == strategy for each in table.rows)
+
+
+def test_settings_of_the_proxies_that_learn_domain_weights() -> None:
+    for algorithm, steps, dropout in (("doge", 10_000, 0.1), ("doremi", 50_000, 0.0)):
+        r = load_recipe(f"gpt2_82m_{algorithm}_proxy")
+        assert (r.model.layers, r.model.heads, r.model.width, r.model.context) == (6, 12, 768, 512)
+        assert (r.model.vocab, r.model.dropout, r.data.domain_weights) == (50257, dropout, "uniform")
+        # 6 (12 x 768^2 + 13 x 768) + 2 x 768 + (50257 + 512) x 768 = 42.53e6 + 38.99e6: the 82M of its name.
+        assert parameter_count(r.model) == 81_519_360
+        assert (r.train.steps, r.train.global_batch, r.train.sequence) == (steps, 32, 512)
+        assert (r.optimizer.lr, r.optimizer.end_lr, r.optimizer.warmup_steps) == (5e-4, 1e-4, 500)
+        assert (r.optimizer.weight_decay, r.paper.table, r.reweighting.strategy) == (0.01, None, "uniform")
+    doge, doremi = load_recipe("gpt2_82m_doge_proxy"), load_recipe("gpt2_82m_doremi_proxy")
+    published = DomainsSpec(algorithm="doge", mu=0.01, smoothing=0.0, scores="released", clip_norm=5.0)
+    assert (doge.domains, doge.seed, doge.train.clip_norm) == (published, 16, 5.0)
+    assert doremi.domains == DomainsSpec(algorithm="doremi", eta=1.0, smoothing=1e-3)
+    # The twins learn in the same way.
+    for algorithm, large in (("doge", doge), ("doremi", doremi)):
+        nano = load_recipe(f"gpt2_nano_{algorithm}_proxy")
+        assert (nano.domains, nano.train.clip_norm) == (large.domains, large.train.clip_norm)
+        assert replace(nano.train, clip_norm=1.0) == load_recipe("gpt2_nano_uniform").train
+
+
+def test_the_list_says_what_a_recipe_learns(reweight: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = reweight("recipes", "list", "--json")
+    found = {each["name"]: (each["strategy"], each["domains"]) for each in json.loads(out)}
+    assert (code, len(found)) == (0, 52)
+    assert found["gpt2_nano_doge_proxy"] == ("uniform", "doge")
+    assert found["gpt2_medium_doge"] == ("uniform", None)
+    code, out, _ = reweight("recipes", "show", "gpt2_nano_doremi_proxy", "--set", "domains.eta=0.5")
+    assert (code, "algorithm: doremi\n  eta: 0.5\n" in out) == (0, True)
 
 
 def test_the_other_vocabulary_of_llama_1b() -> None:
@@ -379,6 +416,16 @@ def test_bases_and_weight_sets_are_not_recipes_of_their_own() -> None:
     assert not set(shipped_recipes()) & {p.stem for p in (SHIPPED / "bases").glob("*.yaml")}
     for path in (SHIPPED / "domain_weights").glob("*.yaml"):
         assert sum(yaml.safe_load(path.read_text())["weights"].values()) == pytest.approx(1.0, abs=5e-4)
+
+
+def test_names_that_look_like_numbers_survive_a_recipe_s_own_yaml(recipe_path: Path) -> None:
+    numbers = {"1e5": 0.25, "0x1": 0.25, "no": 0.25, "3": 0.25}
+    text = recipe_path.read_text(encoding="utf-8").replace("data: {", f"data: {{domain_weights: {numbers}, ")
+    recipe_path.write_text(text, encoding="utf-8")
+    recipe = load_recipe(str(recipe_path))
+    assert recipe.data.domain_weights == numbers
+    recipe_path.write_text(recipe_as_yaml(recipe), encoding="utf-8")
+    assert load_recipe(str(recipe_path)) == recipe
 
 
 def test_all_recipes_are_possible() -> None:

@@ -38,6 +38,7 @@ def list_recipes(as_json: bool = False) -> None:
                 {
                     "name": r.name,
                     "strategy": r.reweighting.strategy,
+                    "domains": r.domains.algorithm if r.domains else None,
                     "parameters": parameter_count(r.model),
                     "tokens": r.train.tokens,
                     "table": r.paper.table,
@@ -50,7 +51,7 @@ def list_recipes(as_json: bool = False) -> None:
     rows = [
         (
             r.name,
-            r.reweighting.strategy,
+            f"{r.domains.algorithm} proxy" if r.domains else r.reweighting.strategy,
             quantity(parameter_count(r.model)),
             quantity(r.train.tokens),
             f"{r.paper.table} ({r.paper.scale})" if r.paper.table else "-",
