@@ -276,9 +276,15 @@ def test_what_never_arrives_is_coloured_as_the_worst() -> None:
     )
     final = torch.tensor([[1.0, 4.0, 0.5], [1.0, math.inf, 2.0]], dtype=torch.float64)
     final = final.view(2, 1, 1, 1, 3).expand(2, 6, 1, 1, 3)
+    reached = torch.tensor([[1.0, 0.5, 8.0], [1.0, 0.5, 8.0]], dtype=torch.float64)
+    reached = reached.view(2, 1, 1, 1, 3).expand(2, 6, 1, 1, 3)
     panel = _by_share(settings, _made(settings, final)).panels[0]
     assert isinstance(panel, Map)
     assert panel.values == ((2.0, 2.0), (-1.0, 1.0))
+    # Its maps share their colours: beside steps of 8 times uniform's, infinite is no paler than those.
+    panel = _by_share(settings, _made(settings, final, reached)).panels[0]
+    assert isinstance(panel, Map)
+    assert panel.values == ((2.0, 3.0), (-1.0, 1.0))
     assert [row[1].split("\n")[0] for row in panel.texts] == ["∞", "2.00"]
     alone = final.clone()
     alone[1, ..., 0] = math.inf
@@ -287,9 +293,9 @@ def test_what_never_arrives_is_coloured_as_the_worst() -> None:
     assert panel.values == ((2.0, None), (-1.0, -1.0))  # neither arrives: no colour
 
 
-def _made(settings: SweepSettings, final: torch.Tensor) -> list[Cells]:
+def _made(settings: SweepSettings, final: torch.Tensor, steps: torch.Tensor | None = None) -> list[Cells]:
     false = torch.zeros(final.shape, dtype=torch.bool)
-    reached = final.unsqueeze(-1).expand(*final.shape, 2)
+    reached = (final if steps is None else steps).unsqueeze(-1).expand(*final.shape, 2)
     return cells_of(Grid(settings=settings, final=final, reached=reached, diverged=false, overflowed=false))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from reproduce.studies.regression import Advance
 from reproduce.studies.settings import SweepSettings
@@ -65,7 +66,7 @@ def _by_share(settings: SweepSettings, cells: Sequence[Cells]) -> Figure:
         caption="Median over cells of a method's value over uniform's; below it, how many percent of the "
         f"cells are resolved lower : higher ({settings.seeds} seeds, sign test, each cell by itself). "
         "Blue is better than uniform.",
-        panels=panels,
+        panels=_finite(panels),
         columns=len(cells) // 2,
     )
 
@@ -96,7 +97,7 @@ def _where(settings: SweepSettings, cells: Sequence[Cells]) -> Figure:
         title="Where the floor is higher",
         caption="Final held-out loss over uniform's at the same learning rate: median over batch sizes and "
         "learning rates, and percent of those cells resolved lower : higher.",
-        panels=panels,
+        panels=_finite(panels),
         columns=len(settings.noises),
     )
 
@@ -109,19 +110,28 @@ def _map(
     y_names: Sequence[str],
     entries: Sequence[Sequence[tuple[float | None, str]]],
 ) -> Map:
-    known = [value for row in entries for value, _ in row if value is not None and math.isfinite(value)]
-    worst, best = max([1.0, *known]), min([-1.0, *known])  # an infinite ratio is drawn as these
     return Map(
         title=title,
         x_label=x_label,
         y_label=y_label,
         x_names=tuple(x_names),
         y_names=tuple(y_names),
-        values=tuple(
-            tuple(None if value is None else min(worst, max(best, value)) for value, _ in row)
-            for row in entries
-        ),
+        values=tuple(tuple(value for value, _ in row) for row in entries),
         texts=tuple(tuple(text for _, text in row) for row in entries),
+    )
+
+
+def _finite(panels: Sequence[Map]) -> tuple[Map, ...]:
+    """Infinite ratios drawn as the worst and the best of all these maps, which share their colours."""
+    values = [value for panel in panels for row in panel.values for value in row if value is not None]
+    known = [value for value in values if math.isfinite(value)]
+    worst, best = max([1.0, *known]), min([-1.0, *known])
+
+    def drawn(value: float | None) -> float | None:
+        return None if value is None else min(worst, max(best, value))
+
+    return tuple(
+        replace(panel, values=tuple(tuple(map(drawn, row)) for row in panel.values)) for panel in panels
     )
 
 
