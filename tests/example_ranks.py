@@ -29,6 +29,10 @@ SAMPLES_A_RANK = 12
 STEPS = 3
 VOCAB, TOKENS = 64, 16
 
+ADAM_EPSILON = 1e-4
+"""With the usual 1e-8 Adam would divide a gradient near 0 by itself: the order of a sum, which differs from
+processor to processor, would then decide digits that the trainers are compared in."""
+
 Parameters = dict[str, Tensor]
 
 
@@ -95,7 +99,7 @@ def plain(
     model: nn.Module = gru(dropout=0.1 if steps > 1 else 0.0)
     if world > 1:
         model = DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=ADAM_EPSILON)
     module = example("plain_loop")
     data = tokens_of(steps * world * SAMPLES_A_RANK).chunk(steps)
     torch.manual_seed(rank)
@@ -122,7 +126,7 @@ def accelerate(
     """strategy None: the loop of accelerate's documentation."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=1 if strategy else accumulation)
     model = llama(dropout=0.1 if steps > 1 else 0.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=ADAM_EPSILON)
     data = tokens_of(steps * world * SAMPLES_A_RANK)
     loader = DataLoader(data, batch_size=SAMPLES_A_RANK // accumulation, shuffle=False)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -176,6 +180,7 @@ def trainer_of(
             per_device_train_batch_size=SAMPLES_A_RANK // accumulation,
             gradient_accumulation_steps=accumulation,
             learning_rate=1e-2,
+            adam_epsilon=ADAM_EPSILON,
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
             logging_steps=1,

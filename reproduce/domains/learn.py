@@ -87,9 +87,9 @@ def check_request(request: Request) -> TokenStore:
         UserError: one domain only, a target that the data lacks, a reference that does not fit.
     """
     store = open_store(request.recipe, request.data)
-    trained(store.domains(request.recipe.data.train_split), request.spec, str(store.path))
-    for recipe in _recipes_of_round(request, 1, request.recipe.data.domain_weights):
-        training_batches(store, recipe)
+    for recipe in reversed(_recipes_of_round(request, 1, request.recipe.data.domain_weights)):
+        batches = training_batches(store, recipe)
+        trained(batches, request.spec, str(store.path))
     if request.reference is not None:
         check_reference(request.reference, request.recipe, store)
     return store

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_prep.batches import BatchPlan
+from data_prep.batches import Batches, BatchPlan
 from reproduce.domains.mirror import Members
 from reproduce.errors import UserError
 from reproduce.recipe.schema import DomainsSpec
@@ -42,7 +42,7 @@ class DomainLearner:
         self.model = model
         self.parallel = start.recipe.parallel
         self.domains = start.batches.domains
-        self.trained_K = trained(self.domains, self.spec, str(start.store.path)).to(self.mesh.device)
+        self.trained_K = trained(start.batches, self.spec, str(start.store.path)).to(self.mesh.device)
         self.alpha_K = self.trained_K.double() / self.trained_K.sum()
         self.total_K = torch.zeros_like(self.alpha_K)
         self.scores_K = torch.zeros_like(self.alpha_K)
@@ -98,21 +98,26 @@ class DomainLearner:
         }
 
 
-def trained(domains: tuple[str, ...], spec: DomainsSpec, where: str) -> Tensor:
+def trained(batches: Batches, spec: DomainsSpec, where: str) -> Tensor:
     """(K,) bool: which domains are weighed; all but an out-of-domain target.
 
     Raises:
-        UserError: fewer than two of them, or a target that is none of the domains.
+        UserError: fewer than two of them; a target that is none of the domains, or is never drawn, so that no
+            score would ever change.
     """
-    if spec.target is not None and spec.target not in domains:
+    domains, target = batches.domains, spec.target
+    if target is not None and target not in domains:
+        raise UserError(f"domains.target: {where} has no domain '{target}'; there is {', '.join(domains)}")
+    if target is not None and batches.probabilities_K[domains.index(target)] == 0:
         raise UserError(
-            f"domains.target: {where} has no domain '{spec.target}'; there is {', '.join(domains)}"
+            f"data.domain_weights gives the target '{target}' no weight, and the proxy draws by it; give it "
+            "some, or use uniform"
         )
-    found = torch.tensor([domain != spec.target for domain in domains])
+    found = torch.tensor([domain != target for domain in domains])
     if int(found.sum()) < 2:
         raise UserError(
             f"{where} has the domains {', '.join(domains)}: weights need at least two to train on"
-            + (" besides the target" if spec.target is not None else "")
+            + (" besides the target" if target is not None else "")
             + "; prepare more of them"
         )
     return found

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-300
+"""A weight in play stays above 0: it can come back."""
+
 
 def mirror_step(alpha_K: Tensor, gain_K: Tensor, smoothing: float = 0.0) -> Tensor:
     """alpha_i' proportional to alpha_i exp(gain_i), then (1 - c) alpha' + c / k over the domains in play.
@@ -20,11 +23,10 @@ def mirror_step(alpha_K: Tensor, gain_K: Tensor, smoothing: float = 0.0) -> Tens
         gain_K: finite.
         smoothing: c.
     """
-    alpha_K = torch.softmax(alpha_K.log() + gain_K, dim=0)
-    if smoothing == 0:
-        return alpha_K
     playing_K = (alpha_K > 0).to(alpha_K.dtype)
-    return (1 - smoothing) * alpha_K + smoothing * playing_K / playing_K.sum()
+    # A weight that underflowed to 0 would be out of play for good.
+    moved_K = torch.softmax(alpha_K.log() + gain_K, dim=0).clamp_min(SMALLEST) * playing_K
+    return (1 - smoothing) * moved_K + smoothing * playing_K / playing_K.sum()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,10 @@ RESULT_NEUTRAL = (
     "train.checkpoint_every_steps",
     "train.keep_checkpoints",
     "train.log_every_steps",
+    "data.weights_tokenizer_sha256",
 )
-"""Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them."""
+"""Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them.
+What data is used is the identity's to say, not the digest's that a set of weights asks for."""
 
 
 class RunDir:
