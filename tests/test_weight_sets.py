@@ -300,3 +300,20 @@ def test_a_store_of_another_tokenizer_or_other_domains_is_refused(
         training_batches(store, short)
     free = load_recipe(str(recipe_path), [f"data.domain_weights={two}", "data.weights_tokenizer_sha256=null"])
     assert training_batches(store, free).probabilities_K.tolist() == [0.5, 0.5, 0]
+
+
+def test_a_file_is_found_beside_the_recipe_that_names_it(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe_path.parent / "mine.yaml").write_text("weights: {code: 0.5, prose: 0.3, tables: 0.2}")
+    text = recipe_path.read_text()
+    recipe_path.write_text(text.replace("tokenizer: tiny", "tokenizer: tiny, domain_weights: mine.yaml"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_recipe(str(recipe_path)).data.domain_weights == THREE
+    # Where the command runs goes first, and is all that --set means.
+    Path("mine.yaml").write_text("weights: {code: 1.0, prose: 0.0, tables: 0.0}")
+    assert load_recipe(str(recipe_path)).data.domain_weights == {"code": 1.0, "prose": 0.0, "tables": 0.0}
+    Path("mine.yaml").unlink()
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(str(recipe_path), ["data.domain_weights=mine.yaml"])

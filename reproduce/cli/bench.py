@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Measure the cost of reweighting, of preparing data and of scoring tasks.
+    """Measure the cost of reweighting, of domain weights, of preparing data and of scoring tasks.
 
     Machines are noisy: read the ratios, which come from variants run in turn, not the absolute speeds.
 
@@ -36,6 +36,7 @@ def command() -> None:
       reweight bench train --variants uniform,trainer --rounds 9
       reweight bench prep --input slimpajama/ --tokenizer VOCAB_DIR
       reweight bench eval my-model --limit 100
+      reweight bench domains --rounds 20
     """
 
 
@@ -129,7 +130,7 @@ def train(
         title = (
             f"{recipe.name}: {len(done)} rounds, {steps} step(s) a turn, {threads} thread(s), {clock} clock"
         )
-        _print(title, result, speed, load)
+        print_ratios(title, result, speed, load)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -164,7 +165,10 @@ def _document(
     }
 
 
-def _print(title: str, result: Sequence[Ratio], speed: Sequence[Speed], load: Sequence[float | None]) -> None:
+def print_ratios(
+    title: str, result: Sequence[Ratio], speed: Sequence[Speed], load: Sequence[float | None]
+) -> None:
+    """Print ratios with intervals and targets, then each variant's speed."""
     rows = [
         (
             f"{r.of} / {r.over}",
@@ -246,5 +250,6 @@ def prep(
     )
 
 
+from reproduce.cli import bench_domains as bench_domains  # noqa: E402 (registers `bench domains`)
 from reproduce.cli import bench_eval as bench_eval  # noqa: E402 (registers `bench eval`)
 from reproduce.cli import bench_read as bench_read  # noqa: E402 (registers `bench read`)

@@ -195,7 +195,7 @@ def _named_weights(values: dict[str, Any], tree: Tree) -> list[Problem]:
         return [Problem(where=where, path="data.domain_weights", what=what)]
 
     sets = shipped_weight_sets()
-    file = sets.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
+    file = sets.get(name, _file_of_set(name, tree))
     if file is None:
         known = ["uniform", "natural", *sets]
         near = difflib.get_close_matches(name, known, n=1) or known
@@ -219,3 +219,12 @@ def _named_weights(values: dict[str, Any], tree: Tree) -> list[Problem]:
     if digest_given is None and (name_given is not None or "weights_tokenizer_sha256" not in data):
         data["weights_tokenizer_sha256"] = found.tokenizer_sha256
     return []
+
+
+def _file_of_set(name: str, tree: Tree) -> Path | None:
+    """The file that a name stands for, seen from here, else from the recipe; None: it names no file."""
+    if not name.endswith((".yaml", ".yml")):
+        return None
+    beside = Path(tree.source).parent / name
+    given = ("data", "domain_weights") in tree.options
+    return beside if not given and not Path(name).exists() and beside.exists() else Path(name)

@@ -116,20 +116,20 @@ def build_variants(recipe: Recipe, keys: Sequence[str], mesh: Mesh) -> dict[str,
         return untouched(build_network(recipe.model, recipe.seed, 0)).to(mesh.device)
 
     def ours(strategy: str, micro_batch: int, kept_graphs: int = 1) -> Variant:
-        return _timed(our_step(recipe, strategy, micro_batch, tokens_BT, mesh, kept_graphs), mesh)
+        return timed(our_step(recipe, strategy, micro_batch, tokens_BT, mesh, kept_graphs), mesh)
 
     def plain() -> Variant:
         model = PlainGPT(network()).to(mesh.device)
-        return _timed(eager_loop(model, model, tokens_BT, recipe, mesh), mesh)
+        return timed(eager_loop(model, model, tokens_BT, recipe, mesh), mesh)
 
     def hugging_face() -> Variant:
         model = network()
-        return _timed(eager_loop(model, huggingface_loss(model), tokens_BT, recipe, mesh), mesh)
+        return timed(eager_loop(model, huggingface_loss(model), tokens_BT, recipe, mesh), mesh)
 
     def released() -> Variant:
         model = network()
         loss = released_loss(model, recipe.reweighting.r)
-        return _timed(eager_loop(model, loss, tokens_BT, recipe, mesh), mesh)
+        return timed(eager_loop(model, loss, tokens_BT, recipe, mesh), mesh)
 
     strategy = recipe.reweighting.strategy
     builders: dict[str, Callable[[], Variant]] = {
@@ -193,7 +193,9 @@ def our_step(
     return take_step
 
 
-def _timed(take_step: Callable[[], None], mesh: Mesh) -> Variant:
+def timed(take_step: Callable[[], None], mesh: Mesh) -> Variant:
+    """A step as something to be timed: so many of them, until the device has caught up."""
+
     def variant(steps: int) -> Seconds:
         wait(mesh)
         start = now()

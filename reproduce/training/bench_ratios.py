@@ -127,9 +127,17 @@ def turns(keys: Sequence[str], done: int) -> list[str]:
     return (first + others)[:: -1 if done % 2 else 1]
 
 
-def ratios(keys: Sequence[str], rounds: Sequence[Round], clock: Clock, with_targets: bool) -> list[Ratio]:
+def ratios(
+    keys: Sequence[str],
+    rounds: Sequence[Round],
+    clock: Clock,
+    with_targets: bool,
+    comparisons: Mapping[str, Comparison] = COMPARISONS,
+) -> list[Ratio]:
     """The chosen comparisons over the rounds measured, at least one."""
-    return [_ratio(key, rounds, clock, with_targets) for key in COMPARISONS if key in keys]
+    return [
+        _ratio(key, pair, rounds, clock, with_targets) for key, pair in comparisons.items() if key in keys
+    ]
 
 
 def speeds(rounds: Sequence[Round], tokens: int) -> list[Speed]:
@@ -187,8 +195,7 @@ def _values(pair: Comparison, rounds: Sequence[Round], clock: Clock) -> list[flo
     return found
 
 
-def _ratio(key: str, rounds: Sequence[Round], clock: Clock, with_targets: bool) -> Ratio:
-    pair = COMPARISONS[key]
+def _ratio(key: str, pair: Comparison, rounds: Sequence[Round], clock: Clock, with_targets: bool) -> Ratio:
     values = _values(pair, rounds, clock)
     interval = median_interval(values)
     at_least, at_most = (pair.at_least, pair.at_most) if with_targets else (None, None)
