@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+import click
+
 from reproduce.cli.root import COMMANDS, cli
 
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
@@ -21,5 +23,7 @@ def parse(words: list[str]) -> Mapping[str, object]:
     assert words[0] in COMMANDS, words
     command = cli.get_command(cli.make_context("reweight", [], resilient_parsing=True), words[0])
     assert command is not None
+    if isinstance(command, click.Group) and words[2:] and words[1] in command.commands:
+        command, words = command.commands[words[1]], words[1:]
     with command.make_context(words[0], words[1:], resilient_parsing=False) as context:
         return dict(context.params)
