@@ -1,6 +1,5 @@
 """`reweight domains show` and `average`: sets of domain weights side by side, and their mean."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,10 +48,10 @@ def average(paths: tuple[Path, ...], out: Path, as_json: bool) -> int:
     """
     from data_prep.files import write_text_atomically
     from reproduce.domains.average import average as mean_of
-    from reproduce.recipe.weight_sets import read_weight_set, weight_set_text
+    from reproduce.recipe.weight_sets import name_of_file, read_weight_set, weight_set_text
 
     sets = [read_weight_set(path) for path in paths]
-    mean = mean_of(sets, out.stem)
+    mean = mean_of(sets, name_of_file(out))
     write_text_atomically(out, weight_set_text(mean))
     if as_json:
         emit_json({"path": str(out), **_document(mean)})
@@ -98,11 +97,12 @@ def _found(name: str) -> "WeightSet":
 
 def _print(sets: Sequence["WeightSet"]) -> None:
     domains = list(dict.fromkeys(domain for each in sets for domain in each.weights))
-    several = len(sets) > 1 and len({each.recipe for each in sets}) == 1 and sets[0].recipe is not None
+    alike = len({(each.recipe, frozenset(each.weights)) for each in sets}) == 1
+    several = len(sets) > 1 and alike and sets[0].recipe is not None
     rows = [[domain, *(_shown(each.weights.get(domain)) for each in sets)] for domain in domains]
     if several:
         for row, domain in zip(rows, domains, strict=True):
-            values = [each.weights.get(domain, math.nan) for each in sets]
+            values = [each.weights[domain] for each in sets]
             row += [_shown(statistics.fmean(values)), _shown(statistics.stdev(values))]
     names = [clean(_title(each), 40) for each in sets]
     print_table("domain weights", ("domain", *names, *(("mean", "std. dev.") if several else ())), rows)
@@ -118,7 +118,7 @@ def _title(weights: "WeightSet") -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _document(weights: "WeightSet") -> dict[str, Any]:

@@ -21,6 +21,7 @@ __all__ = [
     "Round",
     "Setting",
     "WeightSet",
+    "name_of_file",
     "read_weight_set",
     "shipped_weight_sets",
     "weight_set_text",
@@ -57,8 +58,12 @@ def read_weight_set(path: Path) -> WeightSet:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{path}: cannot be read: {reason}; check the path") from None
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:96].strip(".")
-    return _from_text(text, str(path), stem or "weights")
+    return _from_text(text, str(path), name_of_file(path))
+
+
+def name_of_file(path: Path) -> str:
+    """What the set of a file is called that has no name of its own: the file's stem, made a safe name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)[:96].strip(".") or "weights"
 
 
 def weight_set_text(weights: WeightSet) -> str:
