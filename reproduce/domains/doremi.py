@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from data_prep.batches import BatchPlan
 from reproduce.domains.learner import DomainLearner
 from reproduce.domains.mirror import mirror_step
-from reproduce.domains.reference import reference_sha256
+from reproduce.domains.reference import load_reference, reference_sha256
 from reproduce.method import Reweighted, gather_losses, own_share, without_filling
-from reproduce.training.model import LanguageModel, load_network
+from reproduce.training.model import LanguageModel
 from reproduce.training.passes import Work, two_passes
 from reproduce.training.sharding import copy_to_ranks, prepare_blocks
 from reproduce.training.start import Start
@@ -46,8 +46,7 @@ class DoReMiMaker:
 
     def __call__(self, start: Start, model: LanguageModel) -> "DoReMi":
         """Load the reference onto the device."""
-        reference = LanguageModel(load_network(self.reference / "model")).to(start.mesh.device)
-        return DoReMi(start, model, reference.requires_grad_(False).eval())
+        return DoReMi(start, model, load_reference(self.reference, start.recipe).to(start.mesh.device))
 
 
 class DoReMi(DomainLearner):

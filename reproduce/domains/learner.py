@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_prep.batches import Batches, BatchPlan
 from reproduce.domains.mirror import Members
-from reproduce.errors import UserError
+from reproduce.errors import ResumeError, UserError
 from reproduce.recipe.schema import DomainsSpec
 from reproduce.training.model import LanguageModel
 from reproduce.training.start import Start
@@ -72,9 +72,19 @@ class DomainLearner:
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """From a checkpoint."""
+        """From a checkpoint.
+
+        Raises:
+            ResumeError: it holds no state of these domains.
+        """
+        for name, now in self.state().items():
+            then = saved.get(name)
+            if then is None or (then.shape, then.dtype) != (now.shape, now.dtype):
+                raise ResumeError(
+                    f"the checkpoint holds no {name} of {len(self.domains)} domains; choose another --out"
+                )
         self.alpha_K, self.total_K, self.scores_K = (
-            saved[f"domains/{name}"].to(self.mesh.device) for name in ("alpha", "total", "scores")
+            saved[name].to(self.mesh.device) for name in self.state()
         )
 
     def line(self, step: int) -> dict[str, Any]:
@@ -99,7 +109,9 @@ class DomainLearner:
 
 
 def trained(batches: Batches, spec: DomainsSpec, where: str) -> Tensor:
-    """(K,) bool: which domains are weighed; all but an out-of-domain target.
+    """(K,) bool: which domains are weighed; all that are drawn but an out-of-domain target.
+
+    One that is never drawn would keep a share that no gradient has ever spoken of.
 
     Raises:
         UserError: fewer than two of them; a target that is none of the domains, or is never drawn, so that no
@@ -113,12 +125,17 @@ def trained(batches: Batches, spec: DomainsSpec, where: str) -> Tensor:
             f"data.domain_weights gives the target '{target}' no weight, and the proxy draws by it; give it "
             "some, or use uniform"
         )
-    found = torch.tensor([domain != target for domain in domains])
+    drawn = [bool(share > 0) for share in batches.probabilities_K]
+    found = torch.tensor([each and domain != target for domain, each in zip(domains, drawn, strict=True)])
     if int(found.sum()) < 2:
+        names = ", ".join(domain for domain, each in zip(domains, drawn, strict=True) if each)
         raise UserError(
-            f"{where} has the domains {', '.join(domains)}: weights need at least two to train on"
+            f"{where} has the domains {', '.join(domains)}"
+            + ("" if all(drawn) else f", of which data.domain_weights draws {names}")
+            + ": weights need at least two to train on"
             + (" besides the target" if target is not None else "")
             + "; prepare more of them"
+            + ("" if all(drawn) else ", or give others weight")
         )
     return found
 

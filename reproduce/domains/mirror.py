@@ -58,9 +58,13 @@ class Members:
         return torch.where(self.present_K, sums_K / self.counts_K.clamp_min(1), last_K)
 
     def in_batch(self, alpha_K: Tensor) -> Tensor:
-        """The weights of the domains that the batch has, scaled to sum to 1; 0 for the others."""
+        """The weights of the domains that the batch has, scaled to sum to 1; 0 for the others.
+
+        All 0 for a batch of an out-of-domain target alone: there is nothing to train on, and 0/0 would end
+        the run.
+        """
         present_K = alpha_K * self.present_K
-        return present_K / present_K.sum()
+        return present_K / present_K.sum().clamp_min(SMALLEST)
 
     def sample_weights(self, alpha_K: Tensor) -> Tensor:
         """(M,) float32, sum 1: a domain's weight, shared evenly by its samples.

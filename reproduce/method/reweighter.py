@@ -73,7 +73,7 @@ class WeightStatistics:
     min_weight: float
     """Smallest weight times M."""
     ess: float
-    """Effective sample size 1/sum(w^2), in samples; M when uniform."""
+    """Effective sample size 1/sum(w^2), in samples; M when uniform, 0 where no sample has a weight."""
     entropy: float
     """-sum(w ln w), nats; ln M when uniform."""
 
@@ -197,6 +197,7 @@ def weight_statistics(losses_M: Tensor, weights_M: Tensor) -> WeightStatistics:
     """Summaries of one step's losses (M,) and weights (M,). Synchronises once: call it on steps that log."""
     w = weights_M.double()
     losses = losses_M.double()
+    squares = w.square().sum()
     entropy = 0.0 - torch.special.xlogy(w, w).sum()  # not -sum: a one-hot batch has entropy 0, not -0
     values = torch.stack(
         [
@@ -204,7 +205,7 @@ def weight_statistics(losses_M: Tensor, weights_M: Tensor) -> WeightStatistics:
             (w * losses).sum(),
             w.max() * w.numel(),
             w.min() * w.numel(),
-            1 / w.square().sum(),
+            torch.where(squares > 0, 1 / squares, squares),
             entropy,
         ]
     ).tolist()

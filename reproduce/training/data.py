@@ -60,6 +60,12 @@ def recorded_store(run: Path) -> Path | None:
     return Path(data) if isinstance(data, str) else None
 
 
+def recorded_tokenizer(run: Path) -> str | None:
+    """sha256 of the tokenizer that a run was trained with, from its provenance.json; None where it lacks."""
+    digest = _recorded(run).get("tokenizer_sha256")
+    return digest if isinstance(digest, str) else None
+
+
 def _recorded(run: Path) -> Mapping[str, Any]:
     """provenance.json, or nothing where it cannot be read."""
     try:
@@ -75,8 +81,7 @@ def check_tokenizer(store: TokenStore, run: Path) -> None:
     Raises:
         RecipeError: another vocabulary of the same name.
     """
-    trained = _recorded(run).get("tokenizer_sha256")
-    if isinstance(trained, str) and trained != store.manifest.tokenizer.sha256:
+    if recorded_tokenizer(run) not in (None, store.manifest.tokenizer.sha256):
         raise RecipeError(
             f"{store.path} was made with another tokenizer than {run} was trained on, though both are called "
             f"{store.manifest.tokenizer.name}; use another --data"
