@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from reproduce.cli.console import UserPath, json_option, note
+from reproduce.cli.console import UserPath, emit_json, json_option, note
 from reproduce.cli.domains_show import average, show
 from reproduce.errors import ExitCode, RecipeError
 
@@ -174,7 +174,9 @@ def _run(request: "Request", as_json: bool) -> int:
                 raise
             return error.exit_code  # the rank that failed says why
     if learned.weights is None:
-        if learned.leads:
+        if learned.leads and as_json:
+            emit_json({"run": str(request.path), "state": "stopped"})
+        elif learned.leads:
             note("stopped; run the same command again to continue")
         return learned.exit_code
     if learned.leads:

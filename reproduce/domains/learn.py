@@ -7,27 +7,29 @@ is complete and continues what is not. All phases share the ranks that met once.
     doge      OUT/round-1/proxy
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from data_prep.files import read_ordinary_file
 from data_prep.token_store import TokenStore
 from reproduce.domains.doge import DoGEMaker
 from reproduce.domains.doremi import DoReMiMaker
 from reproduce.domains.history import proxy_history
 from reproduce.domains.learner import trained
 from reproduce.domains.reference import check_reference
-from reproduce.errors import ExitCode, ResumeError
+from reproduce.domains.result import WEIGHTS, check_result, learned_set
+from reproduce.errors import DataError, ExitCode, RecipeError, ResumeError
 from reproduce.recipe import Recipe
 from reproduce.recipe.schema import DomainsSpec
 from reproduce.recipe.weight_set import Round, WeightSet
+from reproduce.recipe.weight_sets import read_weight_set
 from reproduce.training.data import open_store, training_batches
 from reproduce.training.loop import Events, Options, run_on
+from reproduce.training.lost import lost_ranks_named
 from reproduce.training.mesh import Mesh, joined
 from reproduce.training.rule import RuleMaker
-from reproduce.training.run_dir import RunDir, recorded_identity
+from reproduce.training.run_dir import RunDir, recorded_identity, recorded_recipe
 
 CONVERGED = 1e-3
 """Rounds end once no weight is further than this from the reference's (Xie et al. 2023, iterated DoReMi)."""
@@ -76,7 +78,7 @@ def learn(request: Request, events: EventsOf) -> Learned:
     Raises:
         UserError: with the exit code of its kind.
     """
-    with joined(request.recipe.train.precision, request.recipe.parallel) as mesh:
+    with joined(request.recipe.train.precision, request.recipe.parallel) as mesh, lost_ranks_named(mesh):
         return _Learning(request, mesh, events).run()
 
 
@@ -84,12 +86,14 @@ def check_request(request: Request) -> TokenStore:
     """The token store, once it and the request are known to go together.
 
     Raises:
-        UserError: one domain only, a target that the data lacks, a reference that does not fit.
+        UserError: one domain only, a target that the data lacks, a reference that does not fit, a result that
+            could not be written.
     """
     store = open_store(request.recipe, request.data)
     for recipe in reversed(_recipes_of_round(request, 1, request.recipe.data.domain_weights)):
         batches = training_batches(store, recipe)
         trained(batches, request.spec, str(store.path))
+    check_result(request.recipe, store, batches.domains, request.path)
     if request.reference is not None:
         check_reference(request.reference, request.recipe, store)
     return store
@@ -139,45 +143,66 @@ class _Learning:
             weights = found.weights
             if shift(found.weights, found.reference_weights) < CONVERGED:
                 break
-        return Learned(exit_code=ExitCode.DONE, weights=self._set(rounds), leads=self._mesh.leads)
+        learned = learned_set(request.recipe, self._store, rounds)
+        return Learned(exit_code=ExitCode.DONE, weights=learned, leads=self._mesh.leads)
 
     def _round(self, number: int, weights: str | Mapping[str, float]) -> tuple[int, Round | None]:
         """Reference, if the algorithm has one, then the proxy; None where a phase was stopped."""
         request, folder = self._request, self._request.path / f"round-{number}"
-        maker: RuleMaker = DoGEMaker()
+        proxy, own = folder / "proxy", folder / "reference"
+        recipe = proxy_recipe(request.recipe, number)
+        given = request.reference if number == 1 else None
+        before = self._named(weights if given is None else recorded_recipe(given).data.domain_weights)
+        maker: RuleMaker | None = DoGEMaker()
         if request.spec.algorithm == "doremi":
-            given = request.reference if number == 1 else None
-            reference = given or folder / "reference"
-            if given is None:
-                code = self._train(
-                    reference_recipe(request.recipe, number, weights), folder / "reference", None
-                )
+            maker = DoReMiMaker(reference=given or own)
+            if given is None and self._judged(proxy, own, number, before):
+                self._events(recipe).warn(f"{own} is gone, and not needed again: {proxy} is complete")
+                maker = None
+            elif given is None:
+                code = self._train(reference_recipe(request.recipe, number, weights), own, None)
                 if code != ExitCode.DONE:
                     return code, None
-            maker = DoReMiMaker(reference=reference)
-        proxy = folder / "proxy"
-        code = self._train(proxy_recipe(request.recipe, number), proxy, maker)
+        code = self._train(recipe, proxy, maker)
         if code != ExitCode.DONE:
             return code, None
-        learned, history = proxy_history(self._from_first(proxy / "metrics.jsonl"), proxy)
-        before = self._named(weights)
+        text = self._from_first(lambda: _text(proxy / "metrics.jsonl"))
+        learned, history = proxy_history(text, proxy, domains=tuple(before), steps=recipe.train.steps)
         return code, Round(reference_weights=before, weights=learned, history=history)
+
+    def _judged(self, proxy: Path, reference: Path, number: int, before: Mapping[str, float]) -> bool:
+        """Whether a proxy is finished whose reference is gone, which was the one asked for by weights.yaml.
+
+        It is as large as its proxy, and of no use after it; to train it again could take days.
+        """
+
+        def look() -> str:
+            if RunDir(reference).complete or not RunDir(proxy).complete:
+                return ""
+            try:
+                rounds = read_weight_set(self._request.path / WEIGHTS).rounds
+            except RecipeError:
+                return ""
+            found = [each.reference_weights for each in rounds[number - 1 : number]]
+            return "yes" if found == [before] else ""
+
+        return self._from_first(look) == "yes"
 
     def _train(self, recipe: Recipe, folder: Path, maker: RuleMaker | None) -> int:
         """A phase's exit code; of a complete one nothing is done again."""
         run = RunDir(folder)
-        if json.loads(self._mesh.exchange(json.dumps(run.complete))[0]):
+        if self._from_first(lambda: "yes" if run.complete else ""):
             self._mesh.together(lambda: self._check_complete(run, recipe, maker))
             self._events(recipe).warn(f"{folder} is already complete")
             return ExitCode.DONE
-        options = Options(rule=maker)
+        options = Options(rule=maker, allow_drift=None)
         return run_on(self._mesh, recipe, folder, self._request.data, self._events(recipe), options).exit_code
 
     def _check_complete(self, run: RunDir, recipe: Recipe, maker: RuleMaker | None) -> None:
         """Refuse a finished phase of other settings, data or reference."""
         if not self._mesh.leads:
             return
-        run.check_recipe(recipe)
+        run.check_recipe(recipe, None)
         now = {"data_fingerprint": self._store.fingerprint, **({} if maker is None else maker.identity)}
         before = recorded_identity(run.path)
         for name, value in now.items():
@@ -187,56 +212,29 @@ class _Learning:
                     f"{value:.16} now); undo the change, or choose another --out"
                 )
 
-    def _from_first(self, path: Path) -> str:
-        """A file as rank 0 reads it: others may not see its disk."""
-
-        def read() -> str:
-            return path.read_text(encoding="utf-8") if self._mesh.leads else ""
-
-        return self._mesh.exchange(self._mesh.together(read))[0]
+    def _from_first(self, look: Callable[[], str]) -> str:
+        """What rank 0 finds: others may not see its disk."""
+        return self._mesh.exchange(self._mesh.together(lambda: look() if self._mesh.leads else ""))[0]
 
     def _named(self, weights: str | Mapping[str, float]) -> dict[str, float]:
         """Weights of a recipe as a share for every domain."""
-        recipe = reference_recipe(self._request.recipe, 1, weights)
-        batches = training_batches(self._store, replace(recipe, data=replace(recipe.data, repeat=True)))
+        recipe = self._request.recipe
+        data = replace(recipe.data, domain_weights=weights, weights_tokenizer_sha256=None, repeat=True)
+        batches = training_batches(self._store, replace(recipe, data=data))
         return dict(zip(batches.domains, batches.probabilities_K.tolist(), strict=True))
-
-    def _set(self, rounds: list[Round]) -> WeightSet:
-        recipe, spec = self._request.recipe, self._request.spec
-        tokenizer = self._store.manifest.tokenizer
-        return WeightSet(
-            name=recipe.name,
-            weights=rounds[-1].weights,
-            algorithm=spec.algorithm,
-            source=f"learned by `reweight domains {spec.algorithm} --recipe {recipe.name}`, "
-            f"seed {recipe.seed}",
-            tokenizer=tokenizer.name,
-            tokenizer_sha256=tokenizer.sha256,
-            data_fingerprint=self._store.fingerprint,
-            recipe=recipe.name,
-            seeds=(recipe.seed,),
-            steps=recipe.train.steps,
-            settings=settings_of(recipe),
-            rounds=tuple(rounds),
-        )
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """What of a proxy's recipe decides its weights, by dotted name."""
-    assert recipe.domains is not None
-    doremi = ("eta", "smoothing")
-    doge = ("mu", "smoothing", "target", "scores", "clip_norm")
-    used = doremi if recipe.domains.algorithm == "doremi" else doge
-    model = {name: getattr(recipe.model, name) for name in ("family", "layers", "heads", "width", "context")}
-    return {
-        **{f"domains.{name}": getattr(recipe.domains, name) for name in used},
-        **{f"model.{name}": value for name, value in model.items()},
-        "train.global_batch": recipe.train.global_batch,
-        "train.sequence": recipe.train.sequence,
-        "optimizer.lr": recipe.optimizer.lr,
-    }
 
 
 def shift(one: Mapping[str, float], other: Mapping[str, float]) -> float:
     """Largest difference of a weight between two sets over the same domains."""
     return max(abs(one[name] - other[name]) for name in one)
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_ordinary_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(
+            f"{path}: cannot be read ({reason}); restore it, or delete {path.parent} and run the same "
+            "command again"
+        ) from None

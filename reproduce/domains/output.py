@@ -5,13 +5,12 @@ from pathlib import Path
 
 from data_prep.files import atomic_file
 from reproduce.domains.figures import history_figure
+from reproduce.domains.result import WEIGHTS
 from reproduce.errors import StorageError
 from reproduce.paper.study_figures import draw_figure
 from reproduce.paper.study_output import figure_csv
 from reproduce.recipe.weight_set import WeightSet
 from reproduce.recipe.weight_sets import weight_set_text
-
-WEIGHTS = "weights.yaml"
 
 
 def write_learned(folder: Path, weights: WeightSet) -> Path:

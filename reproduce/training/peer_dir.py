@@ -28,7 +28,7 @@ class PeerRunDir(RunDir):
         """Nothing is held."""
 
     def claim(
-        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] = ()
+        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] | None = ()
     ) -> Mapping[str, Any]:
         """Rank 0 does."""
         return provenance

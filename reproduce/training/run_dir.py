@@ -40,9 +40,12 @@ RESULT_NEUTRAL = (
     "train.keep_checkpoints",
     "train.log_every_steps",
     "data.weights_tokenizer_sha256",
+    "data.repeat",
+    "domains.gradients_on",
 )
 """Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them.
-What data is used is the identity's to say, not the digest's that a set of weights asks for."""
+What data is used is the identity's to say, not the digest's that a set of weights asks for; whether windows
+may be read again only refuses, and changes no draw."""
 
 
 class RunDir:
@@ -109,7 +112,7 @@ class RunDir:
         self._lock.release()
 
     def claim(
-        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] = ()
+        self, recipe: Recipe, provenance: Mapping[str, Any], allowed: Sequence[str] | None = ()
     ) -> Mapping[str, Any]:
         """Make the folder this recipe's before step 1, or check that it already is.
 
@@ -119,7 +122,8 @@ class RunDir:
             recipe: what is about to run.
             provenance: facts of this start; its `identity` holds those that decide the result besides the
                 recipe, such as the store's fingerprint.
-            allowed: fields that may have changed since; each change is put on record.
+            allowed: fields that may have changed since; each change is put on record. None: none, and the
+                command has no option to name any.
 
         Raises:
             ResumeError: the folder belongs to another recipe or to other data; names the differences.
@@ -155,7 +159,7 @@ class RunDir:
             write_json(origin, document)
         return first
 
-    def check_recipe(self, recipe: Recipe, allowed: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
+    def check_recipe(self, recipe: Recipe, allowed: Sequence[str] | None = ()) -> list[tuple[str, Any, Any]]:
         """Refuse a folder whose recipe.yaml is not this recipe, or is damaged (ResumeError).
 
         Returns the allowed differences: field, value there, value now.
@@ -172,20 +176,21 @@ class RunDir:
         return self._refuse(relevant, allowed)
 
     def _refuse(
-        self, differences: Iterator[tuple[str, Any, Any]], allowed: Sequence[str]
+        self, differences: Iterator[tuple[str, Any, Any]], allowed: Sequence[str] | None
     ) -> list[tuple[str, Any, Any]]:
         found = list(differences)
         changed = [
             f"{path} {_short(old)} there, {_short(new)} now"
             for path, old, new in found
-            if path not in allowed
+            if path not in (allowed or ())
         ]
         if changed:
-            raise ResumeError(
-                f"{self.path} holds another run ({'; '.join(changed)}). "
-                "Give this one its own folder with --out, undo the change, or continue with it on record by "
-                "--allow-drift FIELD"
+            remedies = "Give this one its own folder with --out, " + (
+                "or undo the change"
+                if allowed is None
+                else "undo the change, or continue with it on record by --allow-drift FIELD"
             )
+            raise ResumeError(f"{self.path} holds another run ({'; '.join(changed)}). {remedies}")
         return found
 
     def rewind_metrics(self, step: int) -> None:

@@ -67,8 +67,9 @@ class Scorer(Protocol):
 class Options:
     """What a start may ask for besides the recipe."""
 
-    allow_drift: tuple[str, ...] = ()
-    """Fields of the recipe, or of the run's identity, that may differ from the folder's; put on record."""
+    allow_drift: tuple[str, ...] | None = ()
+    """Fields of the recipe, or of the run's identity, that may differ from the folder's; put on record. None:
+    the command offers no such option."""
     strict_resume: bool = False
     """Refuse to fall back on an older checkpoint where the newest is damaged."""
     trackers: tuple[str, ...] = ()
@@ -122,8 +123,9 @@ def open_run(
     store, batches, evaluation = mesh.together(look)
     folder = RunDir(path) if mesh.leads else PeerRunDir(path, mesh.rank)
     identity = {"data_fingerprint": store.fingerprint, "eval_set_sha256": evaluation.sha256}
-    if options.rule is not None:
-        identity |= options.rule.identity
+    rule = options.rule
+    if rule is not None:
+        identity |= mesh.together(lambda: rule.identity)
     digest = sha256_text(recipe_as_yaml(recipe) + "".join(identity.values()))
     mesh.require_equal(
         {"recipe": sha256_text(recipe_as_yaml(recipe)), "precision": mesh.precision, **identity, **versions()}
