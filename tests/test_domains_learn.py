@@ -83,28 +83,34 @@ def test_metrics_and_the_file_say_what_was_learned(
     assert (tmp_path / "o/weights.png").read_bytes().startswith(b"\x89PNG")
 
 
+STOPS = {
+    "doremi": [("round1_reference", 2), ("round1_proxy", 1), ("round1_proxy", 5), ("round2_proxy", 4)],
+    "doge": [("round1_proxy", 1), ("round1_proxy", 5)],
+}
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "stop"),
+    ("algorithm", "stops"),
     [
-        ("doremi", ("round1_reference", 2)),
-        ("doremi", ("round1_proxy", 1)),
-        ("doremi", ("round1_proxy", 5)),
-        ("doremi", ("round2_proxy", 4)),
-        ("doge", ("round1_proxy", 1)),
-        ("doge", ("round1_proxy", 5)),
+        *STOPS.items(),
+        *(
+            pytest.param(algorithm, [stop], marks=pytest.mark.slow)
+            for algorithm, stops in STOPS.items()
+            for stop in stops
+        ),
     ],
     ids=str,
 )
 def test_stopped_anywhere_and_continued_is_the_same_to_the_byte(
-    algorithm: str, stop: tuple[str, int], proxy: Path, store_path: Path, tmp_path: Path
+    algorithm: str, stops: list[tuple[str, int]], proxy: Path, store_path: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of(proxy, algorithm, "model.dropout=0.1", "train.micro_batch=2")
     rounds = 2 if algorithm == "doremi" else 1
+    for stop in stops:
+        stopped = run(recipe, tmp_path / "cut", store_path, stop=stop, rounds=rounds)
+        assert (stopped.exit_code, stopped.weights) == (75, None)
+        assert not (tmp_path / "cut" / "weights.yaml").exists()
     for out in ("whole", "cut"):
-        if out == "cut":
-            stopped = run(recipe, tmp_path / out, store_path, stop=stop, rounds=rounds)
-            assert (stopped.exit_code, stopped.weights) == (75, None)
-            assert not (tmp_path / out / "weights.yaml").exists()
         assert run(recipe, tmp_path / out, store_path, rounds=rounds).exit_code == ExitCode.DONE
     for name in ("weights.yaml", "weights.svg", "weights.png", "weights.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -115,15 +121,26 @@ def test_stopped_anywhere_and_continued_is_the_same_to_the_byte(
         assert (tmp_path / "cut" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
 
 
-@pytest.mark.parametrize(("algorithm", "world"), [("doremi", 2), ("doremi", 3), ("doge", 2), ("doge", 4)])
+@pytest.mark.parametrize(
+    ("algorithm", "world", "samples"),
+    [
+        ("doremi", 2, 5),
+        ("doge", 2, 5),
+        *(
+            pytest.param(algorithm, world, 6, marks=pytest.mark.slow)
+            for algorithm, world in (("doremi", 2), ("doremi", 3), ("doge", 2), ("doge", 4))
+        ),
+    ],
+)
 def test_several_ranks_learn_the_weights_of_one(
-    algorithm: str, world: int, proxy: Path, store_path: Path, tmp_path: Path
+    algorithm: str, world: int, samples: int, proxy: Path, store_path: Path, tmp_path: Path
 ) -> None:
-    """6 samples on 4 ranks leave ranks without a domain, and with shares of different size."""
+    """5 samples on 2 ranks, like 6 on 4, leave ranks without a domain, and with shares of different size."""
+    changes = (f"domains.algorithm={algorithm}", f"train.global_batch={samples}")
     arguments = ["domains", algorithm, "--recipe", str(proxy), "--data", str(store_path)]
-    arguments += ["--set", f"domains.algorithm={algorithm}"]
+    arguments += [part for change in changes for part in ("--set", change)]
     run_ranks(world, ["-m", "reproduce.cli", *arguments, "--out", str(tmp_path / "many")])
-    run(recipe_of(proxy, algorithm), tmp_path / "one", store_path)
+    run(recipe_of(proxy, algorithm, *changes[1:]), tmp_path / "one", store_path)
     one, many = (lines(tmp_path / name / "round-1/proxy") for name in ("one", "many"))
     assert len(one) == len(many)
     for a, b in zip(one, many, strict=True):
