@@ -35,11 +35,10 @@ def _evaluate(
         check_tokenizer,
         evaluation_set,
         open_store,
-        recorded_store,
         verify_store,
     )
     from reproduce.training.mesh import make_mesh
-    from reproduce.training.run_dir import recorded_recipe
+    from reproduce.training.recorded import recorded_recipe, recorded_store
 
     recipe = recorded_recipe(run)
     if limit is not None:

@@ -28,8 +28,9 @@ from reproduce.training.data import open_store, training_batches
 from reproduce.training.loop import Events, Options, run_on
 from reproduce.training.lost import lost_ranks_named
 from reproduce.training.mesh import Mesh, joined
+from reproduce.training.recorded import recorded_identity, recorded_recipe
 from reproduce.training.rule import RuleMaker
-from reproduce.training.run_dir import RunDir, recorded_identity, recorded_recipe
+from reproduce.training.run_dir import RunDir
 
 CONVERGED = 1e-3
 """Rounds end once no weight is further than this from the reference's (Xie et al. 2023, iterated DoReMi)."""

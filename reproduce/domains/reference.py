@@ -7,9 +7,10 @@ from data_prep.files import sha256_file
 from data_prep.token_store import TokenStore
 from reproduce.errors import DataError, RecipeError
 from reproduce.recipe import Recipe
-from reproduce.training.data import check_tokenizer, recorded_tokenizer
+from reproduce.training.data import check_tokenizer
 from reproduce.training.model import LanguageModel, load_network
-from reproduce.training.run_dir import RunDir, recorded_recipe
+from reproduce.training.recorded import recorded_recipe, recorded_tokenizer
+from reproduce.training.run_dir import RunDir
 
 
 def check_reference(reference: Path, recipe: Recipe, store: TokenStore) -> None:

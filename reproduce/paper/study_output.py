@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_prep.files import atomic_file
-from reproduce.errors import StorageError
+from reproduce.paper.output_files import write_files
 from reproduce.paper.study_figures import draw_figure
 from reproduce.study import Figure, Line, Map, Panel, Scalar, Study, Table
 from reproduce.study_file import study_text, write_study
@@ -35,19 +34,7 @@ def write_outputs(folder: Path, study: Study) -> list[Path]:
     """
     _check_ids(study)
     study_text(study)  # what cannot be kept is found before anything is replaced
-    written = []
-    for name, content in _contents(study):
-        path = folder / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(content)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror}; free space, or choose another --out"
-            ) from error
-        written.append(path)
-    return [*written, write_study(folder, study)]
+    return [*write_files(folder, _contents(study)), write_study(folder, study)]
 
 
 def table_csv(table: Table) -> str:
@@ -91,10 +78,15 @@ def _contents(study: Study) -> Iterator[tuple[str, bytes]]:
     for table in study.tables:
         yield f"{table.id}.csv", table_csv(table).encode()
     for figure in study.figures:
-        drawn = draw_figure(figure)
-        yield f"{figure.id}.svg", drawn.svg.encode()
-        yield f"{figure.id}.png", drawn.png
-        yield f"{figure.id}.csv", figure_csv(figure).encode()
+        yield from figure_files(figure)
+
+
+def figure_files(figure: Figure) -> Iterator[tuple[str, bytes]]:
+    """Name and content of a figure's SVG, PNG and CSV."""
+    drawn = draw_figure(figure)
+    yield f"{figure.id}.svg", drawn.svg.encode()
+    yield f"{figure.id}.png", drawn.png
+    yield f"{figure.id}.csv", figure_csv(figure).encode()
 
 
 def _points(panel: Panel) -> Iterator[Row]:

@@ -11,12 +11,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.files import atomic_file
 from eval.records import GP_IRT
 from eval.results import Score
 from eval.suites import EvalTask, load_suites
-from reproduce.errors import DataError, StorageError, UserError
+from reproduce.errors import DataError, UserError
 from reproduce.paper.drawing import DOTS_AN_INCH, NO_METADATA, figure_style
+from reproduce.paper.output_files import write_files
 from reproduce.paper.text import clean
 from reproduce.paper.verdicts import NORMAL_975
 
@@ -122,19 +122,8 @@ def write_curves(folder: Path, suite: str, by_step: Mapping[int, Sequence[Score]
         "png": png,
         "svg": svg,
     }
-    written = []
-    for ending, content in contents.items():
-        path = folder / f"{suite}.{ending}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(content)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror}; free space, or make the folder writable"
-            ) from error
-        written.append(path)
-    return written
+    named = [(f"{suite}.{ending}", content) for ending, content in contents.items()]
+    return write_files(folder, named, "make the folder writable")
 
 
 def _point(step: int, score: Score) -> Point:

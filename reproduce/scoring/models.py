@@ -25,8 +25,9 @@ from data_prep.errors import DataError, StorageError
 from data_prep.files import sha256_file
 from reproduce.recipe import Recipe
 from reproduce.training import checkpoint
-from reproduce.training.data import check_tokenizer, open_store, recorded_store
+from reproduce.training.data import check_tokenizer, open_store
 from reproduce.training.model import LanguageModel, build_network, plain_copy, store_tokenizer
+from reproduce.training.recorded import recorded_store
 
 LEAST_SHARE = 0.9
 """A vocabulary may be padded, by some percent; a tokenizer much smaller is another model's."""

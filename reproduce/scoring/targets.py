@@ -16,7 +16,7 @@ from reproduce.scoring.tasks import Model
 from reproduce.training.checkpoint import Checkpoint, steps_asked
 from reproduce.training.products import read_or_put_aside
 from reproduce.training.provenance import versions
-from reproduce.training.run_dir import recorded_recipe
+from reproduce.training.recorded import recorded_recipe
 
 RECORDS = "evaluations"
 

@@ -1,17 +1,15 @@
 """The token store of a recipe: that it fits, the batches of every step, the fixed evaluation set."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from data_prep.batches import Batches
 from data_prep.errors import DataError
-from data_prep.files import read_ordinary_file
 from data_prep.token_store import TokenStore
 from eval.perplexity import EvaluationSet, spread
 from reproduce.errors import RecipeError
 from reproduce.recipe import Recipe
+from reproduce.training.recorded import recorded_tokenizer
 
 OTHER_WEIGHTS = (
     "learn weights on this store with `reweight domains`, or use the numbers all the same with "
@@ -52,27 +50,6 @@ def open_store(recipe: Recipe, data: Path | None) -> TokenStore:
             f"are called {tokenizer.name}; {OTHER_WEIGHTS}"
         )
     return store
-
-
-def recorded_store(run: Path) -> Path | None:
-    """The token store that a run was trained on, from its provenance.json; None where it is not recorded."""
-    data = _recorded(run).get("data")
-    return Path(data) if isinstance(data, str) else None
-
-
-def recorded_tokenizer(run: Path) -> str | None:
-    """sha256 of the tokenizer that a run was trained with, from its provenance.json; None where it lacks."""
-    digest = _recorded(run).get("tokenizer_sha256")
-    return digest if isinstance(digest, str) else None
-
-
-def _recorded(run: Path) -> Mapping[str, Any]:
-    """provenance.json, or nothing where it cannot be read."""
-    try:
-        document = json.loads(read_ordinary_file(run / "provenance.json"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def check_tokenizer(store: TokenStore, run: Path) -> None:

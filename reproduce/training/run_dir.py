@@ -3,7 +3,6 @@
 recipe.yaml  provenance.json  metrics.jsonl  status.json  checkpoints/  model/  results.json
 """
 
-import hashlib
 import json
 import os
 import socket
@@ -16,22 +15,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data_prep.files import TEMPORARY, atomic_file, read_ordinary_file, sha256_text, write_text_atomically
-from reproduce.errors import (
-    DataError,
-    ExitCode,
-    PeerFailedError,
-    RankError,
-    RecipeError,
-    ResumeError,
-    StorageError,
-)
-from reproduce.recipe import Recipe, load_recipe, recipe_as_yaml
+from reproduce.errors import DataError, ExitCode, PeerFailedError, RankError, ResumeError, StorageError
+from reproduce.recipe import Recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
+from reproduce.training.recorded import RECIPE_DIGEST, recorded_recipe
 
 COMPLETE = "complete"
-RECIPE_DIGEST = "recipe_sha256"
-"""Key of provenance.json: the digest of recipe.yaml as it was written."""
-
 
 RESULT_NEUTRAL = (
     "parallel.",
@@ -263,38 +252,6 @@ class RunDir:
 
 def _status(state: str, exit_code: int, step: int, reason: str) -> dict[str, Any]:
     return {"state": state, "exit_code": int(exit_code), "step": step, "reason": reason}
-
-
-def recorded_recipe(run: Path) -> Recipe:
-    """The recipe that a run folder was made for.
-
-    Raises:
-        DataError: recipe.yaml is missing, damaged, or not what the run wrote; say where to get it back.
-    """
-    own = run / "recipe.yaml"
-    try:
-        text = read_ordinary_file(own)
-        recipe = load_recipe(str(own))
-    except OSError as error:
-        raise DataError(f"{own}: cannot be read ({error.strerror}); restore it") from None
-    except RecipeError as error:
-        raise DataError(f"{own}: damaged ({' '.join(error.lines)[:300]}); restore it") from None
-    try:
-        digest = json.loads(read_ordinary_file(run / "provenance.json"))[RECIPE_DIGEST]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return recipe  # nothing to hold it against
-    if digest != hashlib.sha256(text).hexdigest():
-        raise DataError(f"{own}: changed since the run wrote it, its sha256 differs; restore it")
-    return recipe
-
-
-def recorded_identity(run: Path) -> Mapping[str, Any]:
-    """What decided a run's result besides its recipe; nothing where provenance.json cannot be read."""
-    try:
-        found = json.loads(read_ordinary_file(run / "provenance.json"))["identity"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

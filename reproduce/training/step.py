@@ -90,18 +90,7 @@ def train_step(
         timer: told what the time went to.
     """
     gather = NotedGather(note) if note is not None else None
-    work = Work(
-        model=model,
-        reweighter=reweighter,
-        micro_batches=torch.split(tokens_BT, settings.micro_batch),
-        counts=mesh.shares(settings.global_batch or mesh.world * len(tokens_BT)),
-        rank=mesh.rank,
-        gather=gather,
-        kept_graphs=settings.kept_graphs,
-        step=step,
-        before_forward=_before_forward(mesh, settings, step),
-        timer=timer,
-    )
+    work = _work(model, reweighter, tokens_BT, step, mesh, settings, gather, timer)
     dropped: tuple[int, ...] = ()
     if settings.drop_nonfinite:
         work, dropped = work.without_nonfinite()
@@ -122,6 +111,30 @@ def train_step(
     notes = None if gather is None else gather.notes
     return StepOutcome(
         reweighted=reweighted, grad_norm=grad_norm, broken=broken, notes=notes, dropped=dropped
+    )
+
+
+def _work(
+    model: nn.Module,
+    reweighter: SampleReweighter,
+    tokens_BT: Tensor,
+    step: int,
+    mesh: Mesh,
+    settings: StepSettings,
+    gather: NotedGather | None,
+    timer: PhaseTimer,
+) -> Work:
+    return Work(
+        model=model,
+        reweighter=reweighter,
+        micro_batches=torch.split(tokens_BT, settings.micro_batch),
+        counts=mesh.shares(settings.global_batch or mesh.world * len(tokens_BT)),
+        rank=mesh.rank,
+        gather=gather,
+        kept_graphs=settings.kept_graphs,
+        step=step,
+        before_forward=_before_forward(mesh, settings, step),
+        timer=timer,
     )
 
 
