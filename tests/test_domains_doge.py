@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from device_watch import DeviceWatch
 from domain_worlds import Unigram, plan, start, work
 from torch import Tensor, nn
 
@@ -199,6 +200,14 @@ def test_rows_hold_each_domains_gradient_and_their_products() -> None:
     summed = wanted[0] - 2 * wanted[1] + 0.5 * wanted[2]
     found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     assert found.tolist() == pytest.approx(summed.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("target", [None, "goal"])
+def test_a_step_waits_for_no_device(target: str | None) -> None:
+    rule = doge(Linear(5), ("a", "b", "goal"), target=target)
+    todo = work(rule.model, torch.randint(-20, 20, (6, 6)), micro_batch=2)
+    with DeviceWatch():
+        rule.passes(1, plan([0, 1, 2, 0, 1, 2]), LR)(todo)
 
 
 def test_weights_follow_the_scores_by_mu() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from device_watch import DeviceWatch
 from domain_worlds import MESH, Unigram, plan, start, work
 from torch import Tensor
 
@@ -165,6 +166,13 @@ def test_a_collapse_is_said_once_with_the_advice() -> None:
     assert "domain a has 100% of the weight" in said[0]
     for advice in ("data.domain_weights=natural", "train.global_batch", "domains.eta to 0.1", "shuffle"):
         assert advice in said[0]
+
+
+def test_a_step_waits_for_no_device() -> None:
+    rule = doremi(Unigram([0.1, 0.2, 0.3]), Unigram([0.0, 0.5, 0.0]))
+    todo = work(rule.module(), torch.randint(0, 3, (6, 8)), micro_batch=2)
+    with DeviceWatch():
+        rule.passes(1, plan([0, 1, 1, 0, 1, 0]), 0.1)(todo)
 
 
 def test_the_reference_is_no_part_of_what_is_trained_or_saved() -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,10 +53,8 @@ class DomainLearner:
 
     def members(self, plan: BatchPlan) -> Members:
         """The step's samples by domain."""
-        counts_K = torch.bincount(torch.tensor(plan.domains_M), minlength=len(self.domains))
-        self._absent = [
-            name for name, count in zip(self.domains, counts_K.tolist(), strict=True) if not count
-        ]
+        counts_K = np.bincount(plan.domains_M, minlength=len(self.domains))
+        self._absent = [name for name, count in zip(self.domains, counts_K, strict=True) if not count]
         return Members.of(self.mesh.put(torch.tensor(plan.domains_M)), len(self.domains))
 
     def move(self, alpha_K: Tensor) -> None:

@@ -39,7 +39,9 @@ class Members:
     @classmethod
     def of(cls, domains_M: Tensor, domains: int) -> "Members":
         """From each sample's domain, an index below `domains`."""
-        return cls(one_hot_MK=torch.nn.functional.one_hot(domains_M, domains).double())
+        # Not one_hot, which on some devices reads the largest index first.
+        all_K = torch.arange(domains, device=domains_M.device)
+        return cls(one_hot_MK=(domains_M.unsqueeze(1) == all_K).double())
 
     @property
     def counts_K(self) -> Tensor:
