@@ -24,7 +24,7 @@ from reproduce.domains.learner import DomainLearner
 from reproduce.domains.output import write_learned
 from reproduce.domains.result import learned_set
 from reproduce.errors import RankError, ResumeError
-from reproduce.recipe import load_recipe
+from reproduce.recipe import Recipe, load_recipe
 from reproduce.recipe.schema import DomainsSpec
 from reproduce.recipe.weight_set import HistoryPoint, Round, WeightSet
 from reproduce.recipe.weight_sets import read_weight_set, weight_set_text
@@ -183,6 +183,16 @@ def test_a_given_reference_is_recorded_with_its_own_weights(
     assert dict(two.rounds[0].reference_weights) == pytest.approx(SHARES)
 
 
+def test_no_phase_begins_after_a_signal(finished: Path, tmp_path: Path, store_path: Path) -> None:
+    def events(phase: Recipe) -> Events:
+        return replace(QUIET, stop=lambda: 75 if phase.name.endswith("proxy") else None)
+
+    recipe = load_recipe(str(finished / "proxy.yaml"), SHORT)
+    stopped = learn(Request(recipe=recipe, path=tmp_path / "o", data=store_path), events)
+    assert (stopped.exit_code, stopped.weights) == (75, None)
+    assert [path.name for path in (tmp_path / "o/round-1").iterdir()] == ["reference"]
+
+
 def test_json_is_one_document_also_of_a_run_that_was_stopped(
     again: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +266,11 @@ def test_a_mean_has_a_name_that_reads_back_and_counts_each_seed_once(reweight: C
     mean = read_weight_set(out)
     assert (mean.name, mean.seeds) == ("the-mean-of--", (1, 2, 3))
     assert mean.weights["a"] == pytest.approx((0.25 + 2 * 0.55) / 3)
+    for wrong, said in ((tmp_path / "mean", "call it .yaml"), (tmp_path / "one.yaml", "would be lost")):
+        code, _, err = reweight(
+            "domains", "average", tmp_path / "one.yaml", tmp_path / "two.yaml", "--out", wrong
+        )
+        assert (code, said in err) == (2, True)
     elsewhere = (Round(reference_weights={"a": 0.1, "b": 0.9}, weights={"a": 0.5, "b": 0.5}),)
     with pytest.raises(Exception, match="began with"):
         average([long, learned("three", seeds=(4,), rounds=elsewhere, source="x" * 2000)], "m")

@@ -50,6 +50,10 @@ def average(paths: tuple[Path, ...], out: Path, as_json: bool) -> int:
     from reproduce.domains.average import average as mean_of
     from reproduce.recipe.weight_sets import name_of_file, read_weight_set, weight_set_text
 
+    if out.suffix not in (".yaml", ".yml"):
+        raise click.UsageError(f"--out {out}: a recipe takes a file of weights by its ending; call it .yaml")
+    if out.resolve() in [path.resolve() for path in paths]:
+        raise click.UsageError(f"--out {out}: is one of the sets, which would be lost; choose another name")
     sets = [read_weight_set(path) for path in paths]
     mean = mean_of(sets, name_of_file(out))
     write_text_atomically(out, weight_set_text(mean))

@@ -7,7 +7,7 @@ is complete and continues what is not. All phases share the ranks that met once.
     doge      OUT/round-1/proxy
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from reproduce.domains.result import WEIGHTS, check_result, learned_set
 from reproduce.errors import DataError, ExitCode, RecipeError, ResumeError
 from reproduce.recipe import Recipe
 from reproduce.recipe.schema import DomainsSpec
-from reproduce.recipe.weight_set import Round, WeightSet
+from reproduce.recipe.weight_set import HistoryPoint, Round, WeightSet
 from reproduce.recipe.weight_sets import read_weight_set
 from reproduce.training.data import open_store, training_batches
 from reproduce.training.loop import Events, Options, run_on
@@ -167,9 +167,20 @@ class _Learning:
         code = self._train(recipe, proxy, maker)
         if code != ExitCode.DONE:
             return code, None
-        text = self._from_first(lambda: _text(proxy / "metrics.jsonl"))
-        learned, history = proxy_history(text, proxy, domains=tuple(before), steps=recipe.train.steps)
+        learned, history = self._history(proxy, tuple(before), recipe.train.steps)
         return code, Round(reference_weights=before, weights=learned, history=history)
+
+    def _history(
+        self, proxy: Path, domains: Sequence[str], steps: int
+    ) -> tuple[dict[str, float], tuple[HistoryPoint, ...]]:
+        """What a finished proxy learned; where it cannot be read, rank 0 alone says why."""
+
+        def look() -> str:
+            text = _text(proxy / "metrics.jsonl")
+            proxy_history(text, proxy, domains=domains, steps=steps)
+            return text
+
+        return proxy_history(self._from_first(look), proxy, domains=domains, steps=steps)
 
     def _judged(self, proxy: Path, reference: Path, number: int, before: Mapping[str, float]) -> bool:
         """Whether a proxy is finished whose reference is gone, which was the one asked for by weights.yaml.
@@ -190,14 +201,18 @@ class _Learning:
         return self._from_first(look) == "yes"
 
     def _train(self, recipe: Recipe, folder: Path, maker: RuleMaker | None) -> int:
-        """A phase's exit code; of a complete one nothing is done again."""
+        """A phase's exit code; of a complete one nothing is done again, and none begins after a signal."""
         run = RunDir(folder)
         if self._from_first(lambda: "yes" if run.complete else ""):
             self._mesh.together(lambda: self._check_complete(run, recipe, maker))
             self._events(recipe).warn(f"{folder} is already complete")
             return ExitCode.DONE
+        events = self._events(recipe)
+        asked = max(map(int, self._mesh.exchange(str(events.stop() or 0))))
+        if asked:
+            return asked
         options = Options(rule=maker, allow_drift=None)
-        return run_on(self._mesh, recipe, folder, self._request.data, self._events(recipe), options).exit_code
+        return run_on(self._mesh, recipe, folder, self._request.data, events, options).exit_code
 
     def _check_complete(self, run: RunDir, recipe: Recipe, maker: RuleMaker | None) -> None:
         """Refuse a finished phase of other settings, data or reference."""
