@@ -16,6 +16,7 @@ from conftest import DOMAINS, TINY_RECIPE
 from domain_worlds import MESH, Unigram, plan, start, work
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from reproduce.domains import doge
 from reproduce.domains import learn as learning
 from reproduce.domains.average import average
 from reproduce.domains.doge import DoGE
@@ -23,7 +24,7 @@ from reproduce.domains.learn import Learned, Request, learn
 from reproduce.domains.learner import DomainLearner
 from reproduce.domains.output import write_learned
 from reproduce.domains.result import learned_set
-from reproduce.errors import RankError, ResumeError
+from reproduce.errors import RankError, ResumeError, StorageError
 from reproduce.recipe import Recipe, load_recipe
 from reproduce.recipe.schema import DomainsSpec
 from reproduce.recipe.weight_set import HistoryPoint, Round, WeightSet
@@ -132,6 +133,16 @@ def test_a_reference_that_is_gone_is_not_trained_again(again: Cli, tmp_path: Pat
     assert (tmp_path / "o/weights.yaml").read_bytes() == before
 
 
+def test_a_complete_folder_is_not_written_again(again: Cli, tmp_path: Path) -> None:
+    """It may lie on a disk that takes no writes any more."""
+    (tmp_path / "o/weights.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "o").glob("weights.*")}
+    assert len(before) == 3
+    assert again()[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (tmp_path / "o/weights.png").exists()
+
+
 def test_what_only_spares_memory_or_allows_epochs_may_change(again: Cli) -> None:
     """Else the remedy of a second round that runs out of tokens would be refused by the first."""
     code, _, err = again("--set", "data.repeat=true", "--set", "domains.gradients_on=host")
@@ -232,7 +243,17 @@ def test_a_batch_of_the_target_alone_trains_nothing_and_halts_nothing() -> None:
     assert rule.alpha_K.tolist() == [0.5, 0.5, 0.0]
 
 
-def test_a_domain_that_is_never_drawn_is_not_weighed(again: Cli, tmp_path: Path) -> None:
+def test_gradients_that_do_not_fit_on_the_gpu_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(doge, "DomainGradients", full)
+    rule = DoGE(start(DomainsSpec(algorithm="doge"), ("a", "b")), Unigram([0.0, 0.0]))  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match=r"2 gradients .* domains\.gradients_on=host"):
+        rule.module()
+
+
+def test_a_domain_that_is_never_drawn_is_not_weighed() -> None:
     made = start(DomainsSpec(algorithm="doge"), ("a", "b", "c"))
     made.batches.probabilities_K[1] = 0
     assert DomainLearner(made, None).alpha_K.tolist() == [0.5, 0.0, 0.5]  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from data_prep.batches import BatchPlan
 from reproduce.domains.gradients import DomainGradients
 from reproduce.domains.learner import DomainLearner
 from reproduce.domains.mirror import mirror_step
+from reproduce.errors import StorageError
 from reproduce.method import Reweighted, gather_losses, own_share, sample_slices, without_filling
 from reproduce.training.model import LanguageModel
 from reproduce.training.passes import Work
@@ -59,12 +60,22 @@ class DoGE(DomainLearner):
         self._target = None if self.spec.target is None else self.domains.index(self.spec.target)
 
     def module(self) -> nn.Module:
-        """The model itself on its device."""
+        """The model itself on its device.
+
+        Raises:
+            StorageError: no memory there for a gradient a domain.
+        """
         prepare_blocks(self.model, self.parallel)
         self.model.to(self.mesh.device)
-        self._gradients = DomainGradients(
-            list(self.model.parameters()), len(self.domains), self.spec.gradients_on
-        )
+        parameters = list(self.model.parameters())
+        try:
+            self._gradients = DomainGradients(parameters, len(self.domains), self.spec.gradients_on)
+        except torch.OutOfMemoryError:
+            size = 4 * len(self.domains) * sum(parameter.numel() for parameter in parameters)
+            raise StorageError(
+                f"{len(self.domains)} gradients of the model, {size / 1e9:,.1f} GB, do not fit on the GPU "
+                "beside it; keep them in host memory with --set domains.gradients_on=host"
+            ) from None
         return self.model
 
     def passes(self, step: int, plan: BatchPlan, lr: float) -> Callable[[Work], Reweighted]:
