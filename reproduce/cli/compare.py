@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reproduce.cli.compare_print import print_judgement, print_versus
-from reproduce.cli.console import UserPath, emit_json, json_option, note
+from reproduce.cli.compare_self import judge_paper
+from reproduce.cli.console import UserPath, emit_json, note
+from reproduce.cli.formats import chosen_format, format_options
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
@@ -27,11 +29,15 @@ Examples:
   reweight compare --against paper runs/gpt2_nano_uniform runs/gpt2_nano_linupper --table table1
   reweight compare --against runs/gpt2_nano_uniform runs/gpt2_nano_linupper
   reweight compare --against paper --strict --json
+  reweight compare --against paper --self
+  reweight compare --against paper --self --table table2 --markdown
 
 A cell at the paper's scale is `reproduced` when the printed value lies in the 95% interval of our mean over
 seeds, widened by half a printed unit (one seed: within a tolerance of ours). At reduced scale only the sign
 of the difference from uniform is compared. Toy studies (`reweight toy`) among RUNS are listed with their own
 verdicts; --table leaves them out, and --strict does not ask for them.
+
+--self takes no runs: it holds each published difference from uniform against the size of its own test set.
 """
 
 
@@ -41,10 +47,25 @@ verdicts; --table leaves them out, and --strict does not ask for them.
 )
 @click.option("--table", "table_id", metavar="ID", help="Only this table of the paper, e.g. table1.")
 @click.option("--strict", is_flag=True, help="Exit 8 if a cell differs or has the opposite sign.")
+@click.option("--self", "by_itself", is_flag=True, help="Judge the paper by its own numbers, without RUNS.")
 @click.argument("runs", nargs=-1, type=UserPath())
-@json_option
-def command(against: str, table_id: str | None, strict: bool, runs: tuple[Path, ...], as_json: bool) -> int:
+@format_options
+def command(
+    against: str,
+    table_id: str | None,
+    strict: bool,
+    by_itself: bool,
+    runs: tuple[Path, ...],
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
+) -> int:
     """Hold RUNS (run folders, or folders of runs; default ./runs) against the paper, or against RUN."""
+    form = chosen_format(as_json, as_csv, as_markdown)
+    if by_itself:
+        if against != "paper" or runs or strict:
+            raise click.UsageError("--self judges the paper alone: no RUNS, no --strict, no other --against")
+        return judge_paper(chosen_tables(table_id), form, one_table=table_id is not None)
     if against != "paper":
         if table_id is not None:
             raise click.UsageError("--table goes with --against paper")
