@@ -297,6 +297,18 @@ def test_seeds_trained_differently_are_refused(tmp_path: Path) -> None:
         group_runs(find_runs([tmp_path]))
 
 
+def test_a_recipe_at_several_r_is_several_groups(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "linupper", 0, mini("linupper"))
+    make_run(tmp_path / "b", "linupper", 0, mini("linupper", 0.1), reweighting__r=2.0)
+    groups = group_runs(find_runs([tmp_path]))
+    assert [g.info.recipe for g in groups] == ["nano_linupper (r = 0.4)", "nano_linupper (r = 2)"]
+    # Only r = 0.4 is the paper's row; the other is ours.
+    found = match_rows(groups, load_tables())
+    assert {(key[1], match.group.info.r) for key, match in found.items()} == {("GPT2-mini/linupper", 0.4)}
+    listed = extras(groups, load_tables(), found)
+    assert {entry.recipe for entry in listed} == {"nano_linupper (r = 2)"}
+
+
 def test_claims_follow_the_intervals(tmp_path: Path) -> None:
     base = mini("uniform", shift=2.0)
     three_seeds(tmp_path, "uniform", base, {})

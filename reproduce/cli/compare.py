@@ -17,6 +17,7 @@ from reproduce.paper.text import clean
 if TYPE_CHECKING:
     from reproduce.paper.compare import Cell, ClaimResult
     from reproduce.paper.extras import Extra
+    from reproduce.paper.figure_claims import FigureResult
     from reproduce.paper.found_studies import FoundStudy
     from reproduce.paper.matching import Group, Matches
     from reproduce.paper.runs import Run, RunInfo
@@ -140,6 +141,9 @@ class Judgement:
     studies: "Sequence[FoundStudy]" = ()
     """Toy studies found beside the runs: shown, but no part of what --strict asks for."""
 
+    figures: "Sequence[FigureResult]" = ()
+    """Claims about figures, which have no cells; --strict does not ask for them either."""
+
     def document(self) -> dict[str, Any]:
         """What --json prints."""
         return {
@@ -149,6 +153,7 @@ class Judgement:
             "runs": [_run_entry(run, self.matches) for group in self.groups for run in group.runs],
             "extra": [_cleaned(asdict(entry)) for entry in self.extra],
             "studies": [_study_entry(each) for each in self.studies],
+            "figures": [_cleaned(asdict(each)) for each in self.figures],
         }
 
 
@@ -158,6 +163,7 @@ def judge(
     """Hold runs against tables of the paper, as `chosen_tables` gives them; studies bring their verdicts."""
     from reproduce.paper.compare import cells, claim_results
     from reproduce.paper.extras import extras
+    from reproduce.paper.figure_claims import figure_results
     from reproduce.paper.matching import group_runs, match_rows
 
     groups = group_runs(runs)
@@ -170,6 +176,7 @@ def judge(
         claims=claim_results(tables, matches),
         extra=extras(groups, tables, matches),
         studies=studies,
+        figures=figure_results(groups, studies) if len(tables) > 1 else (),
     )
 
 

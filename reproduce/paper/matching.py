@@ -1,7 +1,7 @@
 """Which runs stand for which row of the paper, and whether they may be compared with each other at all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
 
@@ -45,14 +45,14 @@ Matches = Mapping[tuple[str, str, Scale], Match]
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs by recipe, in the order of the recipes' names.
+    """Runs by recipe, in the order of the recipes' names; a recipe run at several r is several groups.
 
     Raises:
         UserError: one seed of a recipe twice, or seeds whose recipes differ in more than the seed.
     """
-    by_recipe: dict[str, dict[int, Run]] = {}
+    by_recipe: dict[tuple[str, float], dict[int, Run]] = {}
     for run in runs:
-        seeds = by_recipe.setdefault(run.info.recipe, {})
+        seeds = by_recipe.setdefault((run.info.recipe, run.info.r or 0.0), {})
         if run.seed in seeds:
             raise UserError(
                 f"two runs of {run.info.recipe:.100} with seed {run.seed}: {seeds[run.seed].path} and "
@@ -60,11 +60,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             )
         seeds[run.seed] = run
     groups = []
-    for _, seeds in sorted(by_recipe.items()):
+    names = [name for name, _ in by_recipe]
+    for (name, r), seeds in sorted(by_recipe.items()):
         first = seeds[min(seeds)]
         for run in seeds.values():
             _same_recipe(first, run)
-        groups.append(Group(info=first.info, by_seed=seeds))
+        info = first.info if names.count(name) == 1 else replace(first.info, recipe=f"{name} (r = {r:g})")
+        groups.append(Group(info=info, by_seed=seeds))
     return groups
 
 
