@@ -8,6 +8,7 @@ from paper_runs import DOMAINS, make_run, mini, paper_scale, three_seeds
 
 from reproduce.errors import UserError
 from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
+from reproduce.paper.differences import differences, refuse_undeclared
 from reproduce.paper.extras import extras
 from reproduce.paper.matching import Matches, group_runs, match_rows
 from reproduce.paper.runs import find_runs
@@ -272,8 +273,10 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert "nano_uniform" in str(caught.value)
     assert "nano_linupper" in str(caught.value)
     groups = group_runs(find_runs([tmp_path]))
-    with pytest.raises(UserError, match=named):
-        against(groups[:1], groups[1])
+    path = {"eval_set": r"identity\.eval_set_sha256 ffff", "fingerprint": r"identity\.data_fingerprint ffff"}
+    found = differences(groups[0], groups[1], ["reweighting"])
+    with pytest.raises(UserError, match=path.get(next(iter(changes)), r"train\.steps 700, there 600")):
+        refuse_undeclared(found, groups[1])
 
 
 def test_two_recipes_for_one_row_are_refused(tmp_path: Path) -> None:

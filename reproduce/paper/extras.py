@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reproduce.paper.matching import Group, Matches, unfinished
+from reproduce.paper.matching import Group, Matches, setting_differences, unfinished
 from reproduce.paper.tables import MEAN, Table
 from reproduce.statistics import mean_interval, paired_interval
 
@@ -82,11 +82,10 @@ def uniform_beside(group: Group, groups: Sequence[Group]) -> Group | None:
         return None
 
     def alike(other: Group) -> bool:
-        keys = {*group.info.settings, *other.info.settings}
-        own, theirs = group.info.settings, other.info.settings
-        skipped = ("reweighting", "paper", "name", "seed")
+        skipped = ("reweighting", "paper")
         evaluated = {run.results.eval_set_sha256 for g in (group, other) for run in g.runs}
-        same = all(own.get(k) == theirs.get(k) for k in keys if k.partition(".")[0] not in skipped)
+        unlike = setting_differences(group.info, other.info)
+        same = all(k.partition(".")[0] in skipped for k in unlike)
         return same and len(evaluated) == 1 and group.tasks == other.tasks
 
     beside = [g for g in groups if g.info.strategy == "uniform" and alike(g)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from reproduce.errors import UserError
 from reproduce.paper.runs import Run, RunInfo, Scale
 from reproduce.paper.tables import MEAN, Row, Table
+from reproduce.recipe.neutral import default_settings, is_neutral
 
 NOT_PART_OF_A_RECIPE = ("seed",)
 
@@ -71,10 +72,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def setting_differences(one: RunInfo, other: RunInfo) -> list[str]:
-    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out."""
+    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out.
+
+    A setting that one recipe lacks counts there as its default: the recipe is from before it.
+    """
     skipped = {"name", *NOT_PART_OF_A_RECIPE}
     keys = [*one.settings, *(k for k in other.settings if k not in one.settings)]
-    return [k for k in keys if k not in skipped and one.settings.get(k) != other.settings.get(k)]
+    usual = default_settings()
+    first, second = ({k: info.settings.get(k, usual.get(k)) for k in keys} for info in (one, other))
+    return [k for k in keys if k not in skipped and first[k] != second[k]]
 
 
 def unfinished(group: Group) -> str | None:
@@ -194,7 +200,8 @@ def _same_weights(ours: str | Mapping[str, float], name: str, table: Table) -> b
 
 
 def _same_recipe(first: Run, run: Run) -> None:
-    different = setting_differences(first.info, run.info)
+    scope = first.info.settings.get("reweighting.scope")
+    different = [k for k in setting_differences(first.info, run.info) if not is_neutral(k, scope)]
     if different:
         raise UserError(
             f"seeds {first.seed} and {run.seed} of {first.info.recipe:.100} were trained with different "

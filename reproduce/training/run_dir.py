@@ -27,22 +27,11 @@ from reproduce.errors import (
 )
 from reproduce.recipe import Recipe, load_recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
+from reproduce.recipe.neutral import is_neutral
 
 COMPLETE = "complete"
 RECIPE_DIGEST = "recipe_sha256"
 """Key of provenance.json: the digest of recipe.yaml as it was written."""
-
-
-RESULT_NEUTRAL = (
-    "parallel.",
-    "train.checkpoint_async",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.log_every_steps",
-    "data.weights_tokenizer_sha256",
-)
-"""Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them.
-What data is used is the identity's to say, not the digest's that a set of weights asks for."""
 
 
 class RunDir:
@@ -167,7 +156,7 @@ class RunDir:
         relevant = (
             difference
             for difference in _differences(recipe_as_dict(before), recipe_as_dict(recipe))
-            if not _is_neutral(difference[0], recipe)
+            if not is_neutral(difference[0], recipe.reweighting.scope)
         )
         return self._refuse(relevant, allowed)
 
@@ -314,12 +303,6 @@ def _text_of(path: Path) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:16] + "..."
-
-
-def _is_neutral(path: str, recipe: Recipe) -> bool:
-    if path == "train.micro_batch":
-        return recipe.reweighting.scope != "micro"
-    return path.startswith(RESULT_NEUTRAL)
 
 
 def _differences(
