@@ -35,6 +35,9 @@ class ScoreKey:
     n: int | None = None
     """Items that the score must be over, the size of the published split; None: any."""
 
+    version: str | None = None
+    """Version of the task that the printed number is taken to be of; None: the notion does not apply."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
@@ -250,6 +253,7 @@ def _key(name: str, entry: Mapping[str, Any], raw: Mapping[str, Any]) -> ScoreKe
         stand_in=None if printed == asked.paper_metric else asked.paper_metric,
         num_fewshot=asked.num_fewshot,
         n=asked.n,
+        version=asked.version,
     )
 
 
