@@ -61,7 +61,7 @@ def test_large_and_small_r(tmp_path: Path) -> None:
     near, worse = found["large_r_approaches_uniform"], found["small_r_hurts"]
     # |0.299|, |0.300|, |0.301| against |-0.001|, 0, |0.001|: 0.298, 0.300, 0.300.
     assert near.outcome == "holds"
-    assert "+0.300 nats from uniform at r = 0.1, +0.001 at 100, seeds: 3" in near.evidence
+    assert "distance from uniform +0.300 nats at r = 0.1, +0.001 at 100, seeds: 3" in near.evidence
     # 0.3 - 0.1 in every seed.
     assert worse.outcome == "holds"
     assert "difference +0.200 [+0.200, +0.200]" in worse.evidence

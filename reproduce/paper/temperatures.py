@@ -31,9 +31,9 @@ def judged_rule(rule: str, groups: Sequence[Group]) -> tuple[Outcome | Literal["
     for shifts in _families(groups):
         low, high = min(shifts), max(shifts)
         if rule == "large_r_near_uniform" and high >= LARGE and low < high:
-            return _compared(_sizes(shifts[low]), low, _sizes(shifts[high]), high)
+            return _compared("distance from uniform", _sizes(shifts[low]), low, _sizes(shifts[high]), high)
         if rule == "small_r_worse" and low < PAPER_R and PAPER_R in shifts:
-            return _compared(shifts[low], low, shifts[PAPER_R], PAPER_R)
+            return _compared("minus uniform", shifts[low], low, shifts[PAPER_R], PAPER_R)
     return "not_run", ""
 
 
@@ -62,16 +62,14 @@ def _sizes(shifts: Mapping[int, float]) -> dict[int, float]:
 
 
 def _compared(
-    small: Mapping[int, float], low: float, large: Mapping[int, float], high: float
+    what: str, small: Mapping[int, float], low: float, large: Mapping[int, float], high: float
 ) -> tuple[Outcome, str]:
     """Whether what is measured at the smaller r lies above that at the larger one, on shared seeds."""
     seeds = sorted(set(small) & set(large))
     if not seeds:
         return "unresolved", f"r = {low:g} and {high:g} share no seed"
     at_low, at_high = (mean_interval([each[s] for s in seeds]).mean for each in (small, large))
-    evidence = (
-        f"{at_low:+.3f} nats from uniform at r = {low:g}, {at_high:+.3f} at {high:g}, seeds: {len(seeds)}"
-    )
+    evidence = f"{what} {at_low:+.3f} nats at r = {low:g}, {at_high:+.3f} at {high:g}, seeds: {len(seeds)}"
     interval = mean_interval([small[s] - large[s] for s in seeds])
     if interval.low is None:
         return "unresolved", evidence + ", no interval"
