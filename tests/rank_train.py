@@ -38,9 +38,11 @@ def poison(sample: torch.Tensor) -> None:
 
 
 def one_ulp(model: LanguageModel) -> None:
-    """The last bit of one parameter flips."""
+    """The last bit of one parameter flips: of the largest, where no later update rounds it away."""
     with torch.no_grad():
-        list(model.parameters())[3].flatten()[:1].view(torch.int32).bitwise_xor_(1)
+        largest = max(model.parameters(), key=lambda parameter: float(parameter.abs().max()))
+        place = int(largest.abs().argmax())
+        largest.view(-1)[place : place + 1].view(torch.int32).bitwise_xor_(1)
 
 
 def fail() -> None:

@@ -245,3 +245,82 @@ def test_a_hostile_study_reaches_the_terminal_harmless(capsys: pytest.CaptureFix
 def test_help_has_runnable_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--help"]) == 0
     assert "reweight compare --against paper" in capsys.readouterr().out
+
+
+FORMS = ([], ["--json"], ["--csv"], ["--markdown"])
+
+
+def broken(kind: str) -> Path:
+    """A run folder under runs/ that something has happened to."""
+    folder = make_run(Path("runs"), "linupper", 0, mini("linupper"))
+    results = folder / "results.json"
+    text = results.read_text()
+    if kind == "NaN":
+        results.write_text(text.replace('"value": 2.49', '"value": NaN'))
+    elif kind == "infinite":
+        results.write_text(text.replace('"value": 2.49', '"value": 1e999'))
+    elif kind == "half-written":
+        results.write_text(text[: len(text) // 2])
+    elif kind == "empty":
+        results.write_text("")
+    elif kind == "other schema":
+        results.write_text(text.replace('"schema": 1', '"schema": 2'))
+    else:
+        assert kind == "unknown recipe"
+        (folder / "recipe.yaml").unlink()
+    assert kind == "unknown recipe" or results.read_text() != text
+    return folder
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda words: " ".join(words) or "text")
+@pytest.mark.parametrize(
+    "kind", ["NaN", "infinite", "half-written", "empty", "other schema", "unknown recipe"]
+)
+def test_a_broken_run_is_one_line_in_every_form(
+    kind: str, form: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(Path("runs"), "uniform", 0, mini("uniform"))
+    folder = broken(kind)
+    for against in ([], ["--against", "runs/nano_uniform"]):
+        assert run(["compare", *against, *form]) == 3
+        assert str(folder) in one_line(capsys)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda words: " ".join(words) or "text")
+def test_zero_runs_and_one_seed_in_every_form(form: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", *form]) == 0
+    out, err = capsys.readouterr()
+    assert "no runs in ./runs" in err
+    assert "not_run" in out
+    Path("empty").mkdir()
+    assert run(["compare", "--against", "empty", *form]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--against empty holds no run" in err
+    make_run(Path("runs"), "uniform", 0, mini("uniform"))
+    make_run(Path("runs"), "linupper", 0, mini("linupper"))
+    assert run(["compare", *form]) == 0
+    out, err = capsys.readouterr()
+    assert "one seed: no interval" in (out + err)
+    assert run(["compare", "--against", "runs/nano_uniform", *form]) == 0
+    out, err = capsys.readouterr()
+    assert "one seed on a side: no interval" in (out + err)
+
+
+def test_strict_exits_8_after_the_whole_document(capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(Path("runs"), "quadratic", 0, mini("quadratic", 0.1), **paper_scale())
+    for form in FORMS:
+        assert run(["compare", "--strict", "--table", "table1", *form]) == 8
+        assert "differs" in capsys.readouterr().out
+    assert run(["compare", "--strict", "--json"]) == 8
+    assert json.loads(capsys.readouterr().out)["cells"]
+
+
+def test_reduced_scale_is_reproduced_in_no_cell_and_no_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    for strategy in ("uniform", "linupper", "quadratic", "extremes"):
+        three_seeds(Path("runs"), strategy, mini(strategy), {})
+    assert run(["compare", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    verdicts = {entry["verdict"] for entry in document["cells"] + document["claims"]}
+    assert "reproduced" not in verdicts
+    assert "reduced_scale_same_sign" in verdicts

@@ -8,6 +8,7 @@ from paper_runs import DOMAINS, make_run, mini, paper_scale, three_seeds
 
 from reproduce.errors import UserError
 from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
+from reproduce.paper.differences import differences, refuse_undeclared
 from reproduce.paper.extras import extras
 from reproduce.paper.matching import Matches, group_runs, match_rows
 from reproduce.paper.runs import find_runs
@@ -272,8 +273,10 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert "nano_uniform" in str(caught.value)
     assert "nano_linupper" in str(caught.value)
     groups = group_runs(find_runs([tmp_path]))
-    with pytest.raises(UserError, match=named):
-        against(groups[:1], groups[1])
+    path = {"eval_set": r"identity\.eval_set_sha256 ffff", "fingerprint": r"identity\.data_fingerprint ffff"}
+    found = differences(groups[0], groups[1], ["reweighting"])
+    with pytest.raises(UserError, match=path.get(next(iter(changes)), r"train\.steps 700, there 600")):
+        refuse_undeclared(found, groups[1])
 
 
 def test_two_recipes_for_one_row_are_refused(tmp_path: Path) -> None:
@@ -295,6 +298,18 @@ def test_seeds_trained_differently_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path, "uniform", 1, mini("uniform"), optimizer__lr=2e-3)
     with pytest.raises(UserError, match=r"optimizer\.lr"):
         group_runs(find_runs([tmp_path]))
+
+
+def test_a_recipe_at_several_r_is_several_groups(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "linupper", 0, mini("linupper"))
+    make_run(tmp_path / "b", "linupper", 0, mini("linupper", 0.1), reweighting__r=2.0)
+    groups = group_runs(find_runs([tmp_path]))
+    assert [g.info.recipe for g in groups] == ["nano_linupper (r = 0.4)", "nano_linupper (r = 2)"]
+    # Only r = 0.4 is the paper's row; the other is ours.
+    found = match_rows(groups, load_tables())
+    assert {(key[1], match.group.info.r) for key, match in found.items()} == {("GPT2-mini/linupper", 0.4)}
+    listed = extras(groups, load_tables(), found)
+    assert {entry.recipe for entry in listed} == {"nano_linupper (r = 2)"}
 
 
 def test_claims_follow_the_intervals(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from paper_runs import DOMAINS, MINI
 
 from reproduce.paper.claims import comparisons, holds_on_paper, load_claims
-from reproduce.paper.tables import Printed, ScoreKey, disagreements, load_tables
+from reproduce.paper.disagreements import disagreements
+from reproduce.paper.tables import Printed, ScoreKey, load_tables
 
 IDS = [
     "table1",
@@ -144,6 +145,36 @@ def test_the_paper_satisfies_its_own_claims() -> None:
     assert counts["linupper_improves_domain_reweighting", "GPT2-medium"] == (8, 8)
     assert counts["linupper_above_dro", "GPT2-medium"] == (5, 5)
     assert len(counts) == 6 * 3 + 5
+
+
+def test_where_the_prose_says_something_else_than_the_table() -> None:
+    tables = load_tables()
+    table2, table3 = tables["table2"], tables["table3"]
+    extremes, uniform, quadratic = (
+        [v.exact for v in table2.row(f"GPT2-medium/{name}").values]
+        for name in ("extremes", "uniform", "quadratic")
+    )
+    # logiqa, logiqa2, sciq, piqa, mean: "Extremes consistently lags behind the other methods".
+    assert [a > b for a, b in zip(extremes, uniform, strict=True)] == [True, True, True, False, True]
+    assert [a > b for a, b in zip(extremes, quadratic, strict=True)] == [True, False, True, True, True]
+    assert "lags behind" in table2.remarks[0]
+    plain, ours = (table3.row(f"GPT2-medium/doge/{name}").values for name in ("uniform", "linupper"))
+    gains = [float(a.exact - b.exact) for a, b in zip(ours, plain, strict=True)]
+    assert gains == [1.4, 0.5, 0.4, 0.5, 0.7]  # SciQ, third, "the most substantial improvement"
+    assert "most substantial" in table3.remarks[0]
+    # Table 12 repeats two rows of Table 2.
+    for name in ("GPT2-medium/uniform", "GPT2-medium/linupper"):
+        assert tables["table12"].row(name) == table2.row(name)
+
+
+def test_every_accuracy_says_over_how_many_items() -> None:
+    tables = load_tables()
+    for table in tables.values():
+        own = [c for c in table.columns if not (c.mean_of or c.mean_of_tables)]
+        assert all(c.parts[0].n is not None for c in own) is (table.id != "table1")
+    assert [c.parts[0].n for c in tables["table2"].columns[:4]] == [651, 1572, 1000, 1838]
+    assert tables["table1"].samples == 20000
+    assert tables["table2"].samples is None
 
 
 def test_a_claim_can_fail_on_the_paper() -> None:

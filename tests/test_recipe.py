@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,11 +131,11 @@ def test_settings_of_the_proxies_that_learn_domain_weights() -> None:
     published = DomainsSpec(algorithm="doge", mu=0.01, smoothing=0.0, scores="released", clip_norm=5.0)
     assert (doge.domains, doge.seed, doge.train.clip_norm) == (published, 16, 5.0)
     assert doremi.domains == DomainsSpec(algorithm="doremi", eta=1.0, smoothing=1e-3)
-    # The twins learn in the same way.
+    # The twins learn in the same way, and train as their siblings do.
     for algorithm, large in (("doge", doge), ("doremi", doremi)):
         nano = load_recipe(f"gpt2_nano_{algorithm}_proxy")
-        assert (nano.domains, nano.train.clip_norm) == (large.domains, large.train.clip_norm)
-        assert replace(nano.train, clip_norm=1.0) == load_recipe("gpt2_nano_uniform").train
+        assert nano.domains == large.domains
+        assert nano.train == load_recipe("gpt2_nano_uniform").train
 
 
 def test_the_list_says_what_a_recipe_learns(reweight: Callable[..., tuple[int, str, str]]) -> None:

@@ -1,20 +1,25 @@
 """`reweight compare`: runs beside the paper's numbers, or beside another run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reproduce.cli.compare_print import print_judgement, print_versus
-from reproduce.cli.console import UserPath, emit_json, json_option, note
+from reproduce.cli.compare_documents import paper_document, paper_markdown, print_paper_csv
+from reproduce.cli.compare_print import print_judgement
+from reproduce.cli.compare_runs import compare_runs
+from reproduce.cli.compare_self import judge_paper
+from reproduce.cli.console import UserPath, emit_json, note
+from reproduce.cli.formats import Format, chosen_format, format_options
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
     from reproduce.paper.compare import Cell, ClaimResult
     from reproduce.paper.extras import Extra
+    from reproduce.paper.figure_claims import FigureResult
     from reproduce.paper.found_studies import FoundStudy
     from reproduce.paper.matching import Group, Matches
     from reproduce.paper.runs import Run, RunInfo
@@ -26,12 +31,20 @@ Examples:
   reweight compare --against paper
   reweight compare --against paper runs/gpt2_nano_uniform runs/gpt2_nano_linupper --table table1
   reweight compare --against runs/gpt2_nano_uniform runs/gpt2_nano_linupper
+  reweight compare --against runs/gpt2_medium_uniform runs/gpt2_medium_doge --factor data.domain_weights
   reweight compare --against paper --strict --json
+  reweight compare --against paper --self
+  reweight compare --against paper --self --table table2 --markdown
 
 A cell at the paper's scale is `reproduced` when the printed value lies in the 95% interval of our mean over
 seeds, widened by half a printed unit (one seed: within a tolerance of ours). At reduced scale only the sign
 of the difference from uniform is compared. Toy studies (`reweight toy`) among RUNS are listed with their own
 verdicts; --table leaves them out, and --strict does not ask for them.
+
+Against a run, others may differ in its reweighting only (and in what changes no result), or in what --factor
+declares instead; else the differences are listed and nothing is compared.
+
+--self takes no runs: it holds each published difference from uniform against the size of its own test set.
 """
 
 
@@ -41,15 +54,45 @@ verdicts; --table leaves them out, and --strict does not ask for them.
 )
 @click.option("--table", "table_id", metavar="ID", help="Only this table of the paper, e.g. table1.")
 @click.option("--strict", is_flag=True, help="Exit 8 if a cell differs or has the opposite sign.")
+@click.option(
+    "--factor",
+    "factors",
+    multiple=True,
+    metavar="PATH",
+    help="Against a run: a setting that the runs may differ in, with all below it. [default: reweighting]",
+)
+@click.option("--any-difference", is_flag=True, help="Against a run: go on whatever else differs; told.")
+@click.option("--self", "by_itself", is_flag=True, help="Judge the paper by its own numbers, without RUNS.")
 @click.argument("runs", nargs=-1, type=UserPath())
-@json_option
-def command(against: str, table_id: str | None, strict: bool, runs: tuple[Path, ...], as_json: bool) -> int:
+@format_options
+def command(
+    against: str,
+    table_id: str | None,
+    strict: bool,
+    factors: tuple[str, ...],
+    any_difference: bool,
+    by_itself: bool,
+    runs: tuple[Path, ...],
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
+) -> int:
     """Hold RUNS (run folders, or folders of runs; default ./runs) against the paper, or against RUN."""
+    form = chosen_format(as_json, as_csv, as_markdown)
+    if by_itself:
+        if against != "paper" or runs or strict or factors or any_difference:
+            raise click.UsageError("--self judges the paper alone: no RUNS, and only --table beside it")
+        return judge_paper(chosen_tables(table_id), form, one_table=table_id is not None)
     if against != "paper":
-        if table_id is not None:
-            raise click.UsageError("--table goes with --against paper")
-        return _against_run(UserPath().convert(against, None, None), runs, strict, as_json)
-    return _against_paper(runs, table_id, strict, as_json)
+        if table_id is not None or strict:
+            wrong = "--table" if table_id is not None else "--strict"
+            raise click.UsageError(
+                f"{wrong} goes with --against paper: between runs there is no number to miss"
+            )
+        return compare_runs(UserPath().convert(against, None, None), runs, factors, any_difference, form)
+    if factors or any_difference:
+        raise click.UsageError("--factor and --any-difference go with --against RUN")
+    return _against_paper(runs, table_id, strict, form)
 
 
 def shipped_recipe(name: str) -> "RunInfo | None":
@@ -119,16 +162,12 @@ class Judgement:
     studies: "Sequence[FoundStudy]" = ()
     """Toy studies found beside the runs: shown, but no part of what --strict asks for."""
 
+    figures: "Sequence[FigureResult]" = ()
+    """Claims about figures, which have no cells; --strict does not ask for them either."""
+
     def document(self) -> dict[str, Any]:
         """What --json prints."""
-        return {
-            "against": "paper",
-            "cells": [asdict(cell) for cell in self.cells],
-            "claims": [asdict(claim) for claim in self.claims],
-            "runs": [_run_entry(run, self.matches) for group in self.groups for run in group.runs],
-            "extra": [_cleaned(asdict(entry)) for entry in self.extra],
-            "studies": [_study_entry(each) for each in self.studies],
-        }
+        return paper_document(self)
 
 
 def judge(
@@ -137,6 +176,7 @@ def judge(
     """Hold runs against tables of the paper, as `chosen_tables` gives them; studies bring their verdicts."""
     from reproduce.paper.compare import cells, claim_results
     from reproduce.paper.extras import extras
+    from reproduce.paper.figure_claims import figure_results
     from reproduce.paper.matching import group_runs, match_rows
 
     groups = group_runs(runs)
@@ -149,18 +189,23 @@ def judge(
         claims=claim_results(tables, matches),
         extra=extras(groups, tables, matches),
         studies=studies,
+        figures=figure_results(groups, studies) if len(tables) > 1 else (),
     )
 
 
-def _against_paper(paths: Sequence[Path], table_id: str | None, strict: bool, as_json: bool) -> int:
+def _against_paper(paths: Sequence[Path], table_id: str | None, strict: bool, form: Format) -> int:
     from reproduce.paper.verdicts import OUTSIDE
 
     tables = chosen_tables(table_id)  # before the runs: a wrong name is said first, and alone
     # The studies belong to no table of the paper: who asks for one table is not shown them.
     runs, studies = load_all(paths) if table_id is None else (load_runs(paths), [])
     judgement = judge(runs, tables, studies)
-    if as_json:
+    if form == "json":
         emit_json(judgement.document())
+    elif form == "csv":
+        print_paper_csv(judgement)
+    elif form == "markdown":
+        click.echo(paper_markdown(judgement, show_all=table_id is not None))
     else:
         print_judgement(judgement, show_all=table_id is not None)
     outside = [cell for cell in judgement.cells if cell.verdict in OUTSIDE]
@@ -177,62 +222,3 @@ def chosen_tables(table_id: str | None = None) -> "Mapping[str, Table]":
     if table_id not in tables:
         raise UserError(f"no table '{table_id[:60]}'; the paper's tables here: {', '.join(tables)}")
     return {table_id: tables[table_id]}
-
-
-def _run_entry(run: "Run", found: "Matches") -> dict[str, Any]:
-    from reproduce.paper.matching import paths
-
-    rows = sorted({f"{key[0]}:{key[1]}" for key, m in found.items() if run.path in paths(m.group)})
-    scales = {key[2] for key, m in found.items() if run.path in paths(m.group)}
-    return _cleaned(
-        {
-            "path": str(run.path),
-            "recipe": run.info.recipe,
-            "strategy": run.info.strategy,
-            "r": run.info.r,
-            "seed": run.seed,
-            "step": run.results.step,
-            "model": run.info.model,
-            "declared_scale": run.info.scale,
-            "judged_scale": min(scales) if scales else None,
-        }
-    ) | {"rows": rows}
-
-
-def _study_entry(found: "FoundStudy") -> dict[str, Any]:
-    study = found.study
-    entry = {"study": study.study, "path": str(found.path), "command": study.command}
-    return _cleaned(entry) | {"findings": [_cleaned(asdict(finding)) for finding in study.findings]}
-
-
-def _cleaned(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: clean(value, 1000) if isinstance(value, str) else value for key, value in entry.items()}
-
-
-def _against_run(reference: Path, paths: Sequence[Path], strict: bool, as_json: bool) -> int:
-    from reproduce.paper.matching import group_runs
-    from reproduce.paper.versus import against
-
-    if strict:
-        raise click.UsageError("--strict goes with --against paper: between runs there is no number to miss")
-    base = group_runs(load_runs([reference]))
-    if len(base) != 1:
-        names = ", ".join(group.info.recipe[:60] for group in base) or "no run"
-        raise UserError(f"--against {reference} holds {names}; it has to be the seeds of one recipe")
-    groups = _others(load_runs(paths), base[0])
-    found = against(groups, base[0])
-    if as_json:
-        emit_json({"against": str(reference), "cells": [_cleaned(asdict(entry)) for entry in found]})
-    else:
-        print_versus(found)
-    return ExitCode.DONE
-
-
-def _others(runs: "Sequence[Run]", base: "Group") -> "list[Group]":
-    from reproduce.paper.matching import group_runs
-
-    taken = {run.path.resolve() for run in base.runs}
-    groups = group_runs([run for run in runs if run.path.resolve() not in taken])
-    if not groups:
-        raise UserError("nothing to compare: name other runs than those of --against")
-    return groups

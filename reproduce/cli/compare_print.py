@@ -58,6 +58,10 @@ def print_judgement(judgement: "Judgement", *, show_all: bool) -> None:
     if shown:
         rows = [(c.text, c.model, f"{c.held}/{c.of}", c.verdict) for c in shown]
         print_table("Claims", ("claim", "model", "held", "verdict"), rows)
+    figures = [each for each in judgement.figures if each.outcome != "not_run"]
+    if figures:
+        lines = [(each.text, each.source, each.outcome, clean(each.evidence, 200)) for each in figures]
+        print_table("Claims about figures", ("claim", "figure", "outcome", "evidence"), lines)
     if extra:
         _print_extra(extra)
     if touched:

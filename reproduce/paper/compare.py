@@ -69,7 +69,8 @@ class Shift:
     """Paired by seed, in the table's unit; None where there is no such difference."""
 
     judged: bool
-    """False: a stand-in for the printed metric, whose sign says nothing about the paper's."""
+    """False: a stand-in for the printed metric, whose sign says nothing about the paper's; at the paper's
+    scale also scores of another task version, or of cut prompts."""
 
     note: str
 
@@ -88,8 +89,9 @@ def difference(table: Table, row: str, reference: str, column: Column, scale: Sc
         if unlike := different_questions(one.scores[seed], other.scores[seed]):
             return Shift(interval=None, judged=False, note=f"no difference from {reference}: {unlike}")
         remarks += scoring_differences(one.scores[seed], other.scores[seed])
+    unjudged = one.stand_in or (scale == "paper" and (one.unlike_printed or other.unlike_printed))
     return Shift(
-        interval=paired_interval(one.values, other.values), judged=not one.stand_in, note=joined(remarks)
+        interval=paired_interval(one.values, other.values), judged=not unjudged, note=joined(remarks)
     )
 
 
@@ -136,8 +138,9 @@ def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Match
     )
     if scale == "reduced":
         return _reduced(filled, shift, match, reading, _domain_note(table, column, match.group))
-    if reading.stand_in:
-        return _judged(filled, "not_run", ours, "ours", joined([reading.note, shift.note]))
+    if reading.stand_in or reading.unlike_printed:
+        why = "" if reading.stand_in else "not measured as the printed number is taken to be: not judged"
+        return _judged(filled, "not_run", ours, "ours", joined([why, reading.note, shift.note]))
     verdict, note = paper_verdict(ours, printed, tolerance_of(table, column, printed))
     return _judged(filled, verdict, ours, "ours", joined([note, reading.note, shift.note]))
 

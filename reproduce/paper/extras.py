@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reproduce.paper.matching import Group, Matches, unfinished
+from reproduce.paper.matching import Group, Matches, setting_differences, unfinished
 from reproduce.paper.tables import MEAN, Table
 from reproduce.statistics import mean_interval, paired_interval
 
@@ -32,7 +32,7 @@ def extras(groups: Sequence[Group], tables: Mapping[str, Table], found: Matches)
         names = [*sorted(group.tasks), MEAN]
         inside = group.info.recipe in matched
         why = _why_extra(group, inside, group.info.recipe in standing)
-        baseline = _uniform_beside(group, groups)
+        baseline = uniform_beside(group, groups)
         listed += [
             entry
             for name in names
@@ -43,10 +43,10 @@ def extras(groups: Sequence[Group], tables: Mapping[str, Table], found: Matches)
 
 
 def _extra(group: Group, baseline: Group | None, task: str, note: str) -> Extra | None:
-    ours = _task_values(group, task)
+    ours = task_values(group, task)
     if not ours:
         return None
-    shift = paired_interval(ours, _task_values(baseline, task)) if baseline else None
+    shift = paired_interval(ours, task_values(baseline, task)) if baseline else None
     return Extra(
         recipe=group.info.recipe,
         column=task,
@@ -59,7 +59,8 @@ def _extra(group: Group, baseline: Group | None, task: str, note: str) -> Extra 
     )
 
 
-def _task_values(group: Group, task: str) -> dict[int, float]:
+def task_values(group: Group, task: str) -> dict[int, float]:
+    """Seed -> log-perplexity in nats; seeds that were not measured on it are left out."""
     found = {seed: run.results.log_perplexity() for seed, run in group.by_seed.items()}
     return {seed: values[task] for seed, values in found.items() if task in values}
 
@@ -75,17 +76,16 @@ def _why_extra(group: Group, inside: bool, elsewhere: bool) -> str:
     return "the paper has no such run: another model, strategy, r or domain weights"
 
 
-def _uniform_beside(group: Group, groups: Sequence[Group]) -> Group | None:
+def uniform_beside(group: Group, groups: Sequence[Group]) -> Group | None:
     """The uniform group trained and evaluated alike in all but the reweighting, if there is exactly one."""
     if group.info.strategy == "uniform":
         return None
 
     def alike(other: Group) -> bool:
-        keys = {*group.info.settings, *other.info.settings}
-        own, theirs = group.info.settings, other.info.settings
-        skipped = ("reweighting", "paper", "name", "seed")
+        skipped = ("reweighting", "paper")
         evaluated = {run.results.eval_set_sha256 for g in (group, other) for run in g.runs}
-        same = all(own.get(k) == theirs.get(k) for k in keys if k.partition(".")[0] not in skipped)
+        unlike = setting_differences(group.info, other.info)
+        same = all(k.partition(".")[0] in skipped for k in unlike)
         return same and len(evaluated) == 1 and group.tasks == other.tasks
 
     beside = [g for g in groups if g.info.strategy == "uniform" and alike(g)]

@@ -1,13 +1,14 @@
 """Which runs stand for which row of the paper, and whether they may be compared with each other at all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.paper.runs import Run, RunInfo, Scale
 from reproduce.paper.tables import MEAN, Row, Table
+from reproduce.recipe.neutral import default_settings, is_neutral
 
 NOT_PART_OF_A_RECIPE = ("seed",)
 
@@ -45,14 +46,14 @@ Matches = Mapping[tuple[str, str, Scale], Match]
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs by recipe, in the order of the recipes' names.
+    """Runs by recipe, in the order of the recipes' names; a recipe run at several r is several groups.
 
     Raises:
         UserError: one seed of a recipe twice, or seeds whose recipes differ in more than the seed.
     """
-    by_recipe: dict[str, dict[int, Run]] = {}
+    by_recipe: dict[tuple[str, float], dict[int, Run]] = {}
     for run in runs:
-        seeds = by_recipe.setdefault(run.info.recipe, {})
+        seeds = by_recipe.setdefault((run.info.recipe, run.info.r or 0.0), {})
         if run.seed in seeds:
             raise UserError(
                 f"two runs of {run.info.recipe:.100} with seed {run.seed}: {seeds[run.seed].path} and "
@@ -60,19 +61,26 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             )
         seeds[run.seed] = run
     groups = []
-    for _, seeds in sorted(by_recipe.items()):
+    names = [name for name, _ in by_recipe]
+    for (name, r), seeds in sorted(by_recipe.items()):
         first = seeds[min(seeds)]
         for run in seeds.values():
             _same_recipe(first, run)
-        groups.append(Group(info=first.info, by_seed=seeds))
+        info = first.info if names.count(name) == 1 else replace(first.info, recipe=f"{name} (r = {r:g})")
+        groups.append(Group(info=info, by_seed=seeds))
     return groups
 
 
 def setting_differences(one: RunInfo, other: RunInfo) -> list[str]:
-    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out."""
+    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out.
+
+    A setting that one recipe lacks counts there as its default: the recipe is from before it.
+    """
     skipped = {"name", *NOT_PART_OF_A_RECIPE}
     keys = [*one.settings, *(k for k in other.settings if k not in one.settings)]
-    return [k for k in keys if k not in skipped and one.settings.get(k) != other.settings.get(k)]
+    usual = default_settings()
+    first, second = ({k: info.settings.get(k, usual.get(k)) for k in keys} for info in (one, other))
+    return [k for k in keys if k not in skipped and first[k] != second[k]]
 
 
 def unfinished(group: Group) -> str | None:
@@ -192,7 +200,8 @@ def _same_weights(ours: str | Mapping[str, float], name: str, table: Table) -> b
 
 
 def _same_recipe(first: Run, run: Run) -> None:
-    different = setting_differences(first.info, run.info)
+    scope = first.info.settings.get("reweighting.scope")
+    different = [k for k in setting_differences(first.info, run.info) if not is_neutral(k, scope)]
     if different:
         raise UserError(
             f"seeds {first.seed} and {run.seed} of {first.info.recipe:.100} were trained with different "

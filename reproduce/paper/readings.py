@@ -5,6 +5,8 @@ Scores are held against each other only where the questions were the same:
   Different prompts, task versions, or (where the prompts are not on record) data sets: two questions. There
   is no difference to form, and two such seeds have no mean; the cell says so. The comparison as a whole is
   not refused: unlike other training data, this concerns one task, and scoring it again is the remedy.
+  Another version of a task than the suite's, or prompts cut to fit: two such runs of ours answer the same
+  questions, but no printed number is held against them: at the paper's scale the cell is shown, unjudged.
   Equal prompts from another revision of the data set, or another lm-eval: labels or scoring code may have
   changed. The difference is formed and the cell says what differed.
 """
@@ -34,6 +36,10 @@ class Reading:
     stand_in: bool
     """Whether another metric than the printed one is shown, to be judged by nothing."""
 
+    unlike_printed: bool
+    """Whether another version of a task was scored, or prompts were cut: no value to hold against a printed
+    one, though two such runs may be held against each other."""
+
     note: str
 
 
@@ -53,13 +59,16 @@ def read_column(group: Group, column: Column, factor: float) -> Reading:
     for (first, one), (second, other) in pairwise(found.items()):
         if unlike := different_questions(one, other):
             note = f"{unlike}: seeds {first} and {second} have no mean; evaluate them again alike"
-            return Reading(values={}, scores={}, stand_in=False, note=note)
+            return Reading(values={}, scores={}, stand_in=False, unlike_printed=False, note=note)
         notes += scoring_differences(one, other)
-    notes += [remark for scores in found.values() for remark in _remarks(scores, column)]
+    versions = [why for scores in found.values() for why in _other_versions(scores, column)]
+    cut = any(score.truncated for scores in found.values() for score in scores)
+    notes += [remark for scores in found.values() for remark in _remarks(scores, column)] + versions
     return Reading(
         values={seed: factor * sum(s.value for s in scores) / len(scores) for seed, scores in found.items()},
         scores=found,
         stand_in=any(_stands_in(scores, column) for scores in found.values()),
+        unlike_printed=cut or bool(versions),
         note=joined(notes),
     )
 
@@ -144,6 +153,15 @@ def _part(results: Results, key: ScoreKey) -> tuple[Score | None, str]:
 
 def _stands_in(scores: Sequence[Score], column: Column) -> bool:
     return any(score.metric != key.metric for score, key in zip(scores, column.parts, strict=True))
+
+
+def _other_versions(scores: Sequence[Score], column: Column) -> list[str]:
+    return [
+        f"{score.task}: task version {_short(score.task_version or 'not recorded')}, "
+        f"the suite's is {key.version}"
+        for score, key in zip(scores, column.parts, strict=True)
+        if key.version is not None and score.task_version != key.version
+    ]
 
 
 def _remarks(scores: Sequence[Score], column: Column) -> list[str]:

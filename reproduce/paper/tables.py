@@ -1,7 +1,7 @@
 """The paper's tables as data: values exactly as printed, and which of our runs and scores each cell asks for.
 
-Files: numbers/*.yaml, one a table. By which metric a task is scored, with how many shots, on how many items
-is eval/suites.yaml's. No comparison here, and nothing about runs.
+Files: numbers/*.yaml, one a table. By which metric a task is scored, and with how many shots, is
+eval/suites.yaml's. No comparison here (disagreements.py has the paper's own sums), and nothing about runs.
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,9 @@ class ScoreKey:
 
     n: int | None = None
     """Items that the score must be over, the size of the published split; None: any."""
+
+    version: str | None = None
+    """Version of the task that the printed number is taken to be of; None: the notion does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,12 @@ class Table:
     notes: tuple[Note, ...]
     """Where the printing disagrees with itself."""
 
+    remarks: tuple[str, ...]
+    """Where the prose says something else than the table, and what else its reader has to know."""
+
+    samples: int | None
+    """Log-perplexity: held-out samples behind a row's mean at most, drawn evenly over the domains."""
+
     @property
     def factor(self) -> float:
         """From the unit of results.json (nats, fractions) to the table's."""
@@ -202,6 +211,8 @@ def _table(raw: Mapping[str, Any], every: Mapping[str, Mapping[str, Any]]) -> Ta
         rows=tuple(_row(entry, len(columns)) for entry in raw["rows"]),
         differences=tuple(_row(entry, len(columns)) for entry in raw.get("differences", [])),
         notes=tuple(Note(**note) for note in raw["notes"]),
+        remarks=tuple(raw.get("remarks", ())),
+        samples=raw.get("samples"),
     )
     assert len({row.name for row in table.rows}) == len(table.rows), table.id
     assert all(row.model in table.models for row in table.rows), table.id
@@ -233,6 +244,7 @@ def _key(name: str, entry: Mapping[str, Any], raw: Mapping[str, Any]) -> ScoreKe
     if suite is None:  # perplexity: no shots, and any size of the evaluation set
         return ScoreKey(suite=raw["suite"], task=task, metric=raw["metric"])
     asked = suite.task(task)
+    assert entry["n"] == asked.n, f"{raw['id']}: {name} has {entry['n']} items, the suite {asked.n}"
     printed = entry.get("printed", asked.paper_metric)
     return ScoreKey(
         suite=suite.name,
@@ -241,6 +253,7 @@ def _key(name: str, entry: Mapping[str, Any], raw: Mapping[str, Any]) -> ScoreKe
         stand_in=None if printed == asked.paper_metric else asked.paper_metric,
         num_fewshot=asked.num_fewshot,
         n=asked.n,
+        version=asked.version,
     )
 
 
@@ -254,42 +267,3 @@ def _row(entry: Mapping[str, Any], width: int) -> Row:
         domain_weights=entry.get("domain_weights", "uniform"),
         values=values,
     )
-
-
-def disagreements(table: Table, tables: Mapping[str, Table]) -> list[Note]:
-    """Recompute every printed mean and difference of a table; what comes out otherwise, in printed order.
-
-    A mean disagrees when it is more than half a printed unit from the average of the printed columns; a
-    difference when it is not exactly the difference of the printed columns.
-    """
-    found = [note for row in table.rows for note in _wrong_means(table, row, tables)]
-    for printed in table.differences:
-        row = table.row(printed.name)
-        baseline = table.baseline(row)
-        assert baseline is not None, printed.name
-        for column, said, ours, theirs in zip(
-            table.columns, printed.values, row.values, baseline.values, strict=True
-        ):
-            if said.exact != ours.exact - theirs.exact:
-                found.append(_note("difference", row, column, said, ours.exact - theirs.exact))
-    return found
-
-
-def _wrong_means(table: Table, row: Row, tables: Mapping[str, Table]) -> list[Note]:
-    found = []
-    for column, said in zip(table.columns, row.values, strict=True):
-        parts = [row.values[table.column_index(name)].exact for name in column.mean_of]
-        for name in column.mean_of_tables:
-            other = tables[name]
-            same = other.row(row.name)
-            parts += [v.exact for v, c in zip(same.values, other.columns, strict=True) if not c.mean_of]
-        if parts and abs(Fraction(sum(parts), len(parts)) - said.exact) > Fraction(str(said.unit)) / 2:
-            found.append(_note("mean", row, column, said, Fraction(sum(parts), len(parts))))
-    return found
-
-
-def _note(
-    kind: Literal["mean", "difference"], row: Row, column: Column, said: Printed, exact: Fraction
-) -> Note:
-    recomputed = f"{float(exact):.4f}".rstrip("0")
-    return Note(kind=kind, row=row.name, column=column.name, printed=said.text, recomputed=recomputed)

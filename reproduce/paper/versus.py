@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.results import Score
+from eval.results import PERPLEXITY_SUITE, Score
 from reproduce.errors import UserError
-from reproduce.paper.matching import Group, check_comparable
+from reproduce.paper.matching import Group
 from reproduce.paper.readings import different_questions, joined, scoring_differences
 from reproduce.statistics import Interval, mean_interval, paired_interval, welch_interval
 
@@ -44,11 +44,11 @@ ScoreName = tuple[str, str, str, int | None]
 def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
     """Each group against the reference, score by score, in the order of the reference's results.
 
+    What the groups were trained and measured on is differences.py's to compare, before.
+
     Raises:
-        UserError: groups that were measured or trained on different data, answered different questions, or
-            share no score.
+        UserError: groups that answered different questions, or share no score.
     """
-    check_comparable([reference, *groups], "the comparison")
     found = []
     for group in groups:
         _same_questions(group, reference)
@@ -64,6 +64,8 @@ def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
 
 def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
     ours, theirs = _values(group, name), _values(reference, name)
+    texts = {run.results.eval_set_sha256 for each in (group, reference) for run in each.runs} - {None}
+    other_text = name[0] == PERPLEXITY_SUITE and len(texts) > 1
     pairs = paired_interval(ours, theirs)
     paired = pairs is not None and pairs.n >= 2
     interval = (
@@ -82,9 +84,10 @@ def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
         ci_high=interval.high,
         paired=paired,
         n_seeds=interval.n,
-        verdict=_outcome(interval, _higher_is_better(group, name)),
+        verdict="unresolved" if other_text else _outcome(interval, _higher_is_better(group, name)),
         note=joined(
             [
+                "measured on different text: no verdict" if other_text else "",
                 "" if interval.low is not None else "one seed on a side: no interval",
                 *_remarks(group, reference, name),
             ]

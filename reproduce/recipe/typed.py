@@ -59,6 +59,11 @@ def _value(kind: Any, value: Any, path: Path, tree: Tree, problems: list[Problem
     return float(value) if _plain_kind(kind) is float and isinstance(value, int) else value
 
 
+def section_of(cls: Any, name: str) -> Any:
+    """The dataclass behind a field of a dataclass; None where the field is no section."""
+    return _section(_hints(cls)[name])
+
+
 def _section(kind: Any) -> Any:
     """The dataclass of an annotation `Dataclass` or `Dataclass | None`; None for any other."""
     if typing.get_origin(kind) in (Union, types.UnionType):

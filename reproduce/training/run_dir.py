@@ -18,23 +18,10 @@ from data_prep.files import TEMPORARY, atomic_file, read_ordinary_file, sha256_t
 from reproduce.errors import DataError, ExitCode, PeerFailedError, RankError, ResumeError, StorageError
 from reproduce.recipe import Recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
+from reproduce.recipe.neutral import is_neutral
 from reproduce.training.recorded import RECIPE_DIGEST, recorded_recipe
 
 COMPLETE = "complete"
-
-RESULT_NEUTRAL = (
-    "parallel.",
-    "train.checkpoint_async",
-    "train.checkpoint_every_steps",
-    "train.keep_checkpoints",
-    "train.log_every_steps",
-    "data.weights_tokenizer_sha256",
-    "data.repeat",
-    "domains.gradients_on",
-)
-"""Fields of a recipe that decide speed, memory and what is kept, not the result: a resume may change them.
-What data is used is the identity's to say, not the digest's that a set of weights asks for; whether windows
-may be read again only refuses, and changes no draw."""
 
 
 class RunDir:
@@ -160,7 +147,7 @@ class RunDir:
         relevant = (
             difference
             for difference in _differences(recipe_as_dict(before), recipe_as_dict(recipe))
-            if not _is_neutral(difference[0], recipe)
+            if not is_neutral(difference[0], recipe.reweighting.scope)
         )
         return self._refuse(relevant, allowed)
 
@@ -276,12 +263,6 @@ def _text_of(path: Path) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:16] + "..."
-
-
-def _is_neutral(path: str, recipe: Recipe) -> bool:
-    if path == "train.micro_batch":
-        return recipe.reweighting.scope != "micro"
-    return path.startswith(RESULT_NEUTRAL)
 
 
 def _differences(
