@@ -9,6 +9,7 @@ import click
 
 from reproduce.cli.compare_print import print_judgement, print_versus
 from reproduce.cli.console import UserPath, emit_json, json_option, note
+from reproduce.cli.paired_print import print_paired
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
@@ -211,6 +212,7 @@ def _cleaned(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _against_run(reference: Path, paths: Sequence[Path], strict: bool, as_json: bool) -> int:
     from reproduce.paper.matching import group_runs
+    from reproduce.paper.paired import paired
     from reproduce.paper.versus import against
 
     if strict:
@@ -221,10 +223,13 @@ def _against_run(reference: Path, paths: Sequence[Path], strict: bool, as_json: 
         raise UserError(f"--against {reference} holds {names}; it has to be the seeds of one recipe")
     groups = _others(load_runs(paths), base[0])
     found = against(groups, base[0])
+    pairs = [paired(group, base[0]) for group in groups]
     if as_json:
-        emit_json({"against": str(reference), "cells": [_cleaned(asdict(entry)) for entry in found]})
+        document = {"against": str(reference), "cells": [_cleaned(asdict(entry)) for entry in found]}
+        emit_json(document | {"paired": [_cleaned(asdict(row)) for each in pairs for row in each.rows]})
     else:
         print_versus(found)
+        print_paired(pairs)
     return ExitCode.DONE
 
 
