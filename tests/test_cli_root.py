@@ -46,7 +46,8 @@ def test_every_command_in_the_table_exists_and_the_table_is_complete() -> None:
         "__init__", "__main__", "root", "console", "curves", "compare_print", "machine", "train_plan",
         "prep_run", "prep_stat", "bench_read", "bench_eval", "eval_needs", "eval_perplexity", "eval_plan",
         "eval_tasks", "study_print", "toy_docs", "toy_options", "toy_run", "signals", "domains_show",
-        "domains_run", "domains_plan", "bench_domains", "paired_print",
+        "domains_run", "domains_plan", "bench_domains", "paired_print", "children",
+        "reproduce_plan",
     }  # fmt: skip
     assert modules - helpers == set(COMMANDS)
 
