@@ -152,10 +152,17 @@ def test_compare_against_a_run_shows_both_intervals(runs: Path, capsys: pytest.C
     assert document["paired"][0]["seeds_low"] == pytest.approx(document["cells"][0]["ci_low"])
     assert run(["compare", "--against", "runs/nano_uniform"]) == 0
     out, err = capsys.readouterr()
-    assert "nano_linupper minus nano_uniform, pair by pair" in out
+    assert "nano_linupper minus nano_uniform, pair by pair, 3 seeds [95%]" in out
     assert "over samples" in out
-    assert max(len(line) for line in out.splitlines()) <= 110
+    assert max(len(line) for line in out.splitlines()) <= 102
+    rows = [line for line in out.splitlines() if line.startswith(("│ web", "│ book", "│ mean"))]
+    assert [line.count("[") for line in rows] == [2, 2, 2]  # no interval is broken over two lines
     assert err == ""
+    (runs / "nano_linupper/seed-2" / FILE_NAME).rename(runs / "aside")
+    assert run(["compare", "--against", "runs/nano_uniform", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["paired"] == []
+    assert "not paired: runs/nano_linupper/seed-2 has no sample_losses.npz" in err
     (runs / "nano_linupper/seed-2" / FILE_NAME).write_bytes(b"PK")
     assert run(["compare", "--against", "runs/nano_uniform"]) == 3
     out, err = capsys.readouterr()

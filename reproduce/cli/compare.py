@@ -9,7 +9,7 @@ import click
 
 from reproduce.cli.compare_print import print_judgement, print_versus
 from reproduce.cli.console import UserPath, emit_json, json_option, note
-from reproduce.cli.paired_print import print_paired
+from reproduce.cli.paired_print import note_unpaired, print_paired
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
@@ -230,6 +230,7 @@ def _against_run(reference: Path, paths: Sequence[Path], strict: bool, as_json: 
     else:
         print_versus(found)
         print_paired(pairs)
+    note_unpaired(pairs)
     return ExitCode.DONE
 
 

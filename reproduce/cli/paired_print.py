@@ -20,8 +20,14 @@ NEIGHBOURS = 0.1
 """Windows in a row more alike than this, and than chance would have it, are said to be."""
 
 
+def note_unpaired(found: "Iterable[Paired]") -> None:
+    """Say, beside a table or a document, what could not be paired."""
+    for remark in dict.fromkeys(remark for each in found for remark in each.notes):
+        note(f"note: not paired: {clean(remark, 300)}")
+
+
 def print_paired(found: "Iterable[Paired]") -> None:
-    """Print one table a group, what the intervals mean, and what could not be paired."""
+    """Print one table a group, and what its intervals mean."""
     rows = [row for each in found for row in each.rows]
     for (recipe, reference), of_group in groupby(rows, key=lambda row: (row.recipe, row.reference)):
         _print_group(clean(recipe, 40), clean(reference, 40), list(of_group))
@@ -31,23 +37,21 @@ def print_paired(found: "Iterable[Paired]") -> None:
     if close:
         listed = ", ".join(dict.fromkeys(clean(row.task, 24) for row in close))
         note(f"note: neighbouring windows are alike on {listed}: intervals over samples are too narrow there")
-    for remark in dict.fromkeys(remark for each in found for remark in each.notes):
-        note(f"note: not paired: {clean(remark, 300)}")
 
 
 def _print_group(recipe: str, reference: str, rows: "Sequence[PairedRow]") -> None:
+    seeds = rows[0].n_seeds  # of a group all rows are over the seeds that both have
     print_table(
-        f"{recipe} minus {reference}, pair by pair [95%]",
-        ("score", "n", "difference", "over samples", "z or p", "over seeds", "seeds"),
+        f"{recipe} minus {reference}, pair by pair, {seeds} seeds [95%]",
+        ("score", "n", "difference", "over samples", "z or p", "over seeds"),
         [
             (
-                clean(f"{row.suite}/{row.task}", 26),
+                clean(row.task, 24),
                 f"{row.n:,}",
                 f"{row.diff:+.4f}",
                 _bounds(row.samples_low, row.samples_high),
                 _strength(row),
                 _bounds(row.seeds_low, row.seeds_high),
-                str(row.n_seeds),
             )
             for row in rows
         ],
