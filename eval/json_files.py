@@ -42,14 +42,19 @@ def read_json_object(path: Path, max_bytes: int, refuse: Refuse) -> Mapping[str,
 
 
 def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text, as `write_bytes_atomically` does."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
     """Replace a file whole or not at all; an OSError names `path`, not the temporary file."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)

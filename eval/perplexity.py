@@ -7,7 +7,7 @@ Shapes: n windows of a domain, T tokens of a window.
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class LogPerplexity:
     """Standard error over windows, nats; the mean takes each domain's. None: one window has none."""
     n: int
     """Windows."""
+    losses_n: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """The windows' losses whose mean is `value`; None for the mean over domains."""
 
 
 def spread(count: int, available: int) -> NDArray[np.int64]:
@@ -74,7 +76,7 @@ def log_perplexity(
         parts = []
         for start in range(0, len(windows), batch):
             part = windows[start : start + batch]
-            parts.append(losses(part).astype(np.float64))
+            parts.append(losses(part))
             done += len(part)
             if advance is not None:
                 advance(done)
@@ -93,7 +95,8 @@ def _stderr_of_mean(stderrs: list[float | None]) -> float | None:
     return math.sqrt(sum(s**2 for s in known)) / len(known) if len(known) == len(stderrs) else None
 
 
-def _summary(losses: NDArray[np.float64]) -> LogPerplexity:
-    n = len(losses)
-    stderr = float(losses.std(ddof=1) / math.sqrt(n)) if n > 1 else None
-    return LogPerplexity(value=float(losses.mean()), stderr=stderr, n=n)
+def _summary(losses_n: NDArray[np.float32]) -> LogPerplexity:
+    exact_n = losses_n.astype(np.float64)
+    n = len(exact_n)
+    stderr = float(exact_n.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return LogPerplexity(value=float(exact_n.mean()), stderr=stderr, n=n, losses_n=losses_n)

@@ -47,7 +47,7 @@ def test_every_command_in_the_table_exists_and_the_table_is_complete() -> None:
         "prep_run", "prep_stat", "bench_read", "bench_eval", "eval_needs", "eval_perplexity", "eval_plan",
         "eval_tasks", "study_print", "toy_docs", "toy_options", "toy_run", "signals", "domains_show",
         "domains_run", "domains_plan", "bench_domains", "compare_documents", "compare_runs", "compare_self",
-        "formats",
+        "formats", "paired_print", "children", "reproduce_plan",
     }  # fmt: skip
     assert modules - helpers == set(COMMANDS)
 

@@ -62,6 +62,12 @@ def test_every_command_is_one_that_the_command_line_understands(text: str) -> No
         assert recipe in shipped_recipes()
 
 
+def test_every_table_and_figure_has_its_command() -> None:
+    from reproduce.paper.needs import PAPER
+
+    assert set(re.findall(r"`reweight reproduce (\w+)`", TEXT)) == set(PAPER)
+
+
 def test_recipes_named_in_tables_exist() -> None:
     for name in re.findall(r"`((?:gpt2|demo)_[a-z0-9_.]+)`", TEXT):
         assert name in shipped_recipes(), name

@@ -38,9 +38,12 @@ def test_every_recipe_of_the_paper_is_there() -> None:
     scopes = {"llama_nano_linupper_micro", "llama_nano_linupper_lagged"}
     demo = {"demo_uniform", "demo_linupper"}
     proxies = {f"gpt2_{m}_{a}_proxy" for m in ("82m", "nano") for a in ("doge", "doremi")}
-    others = nano | released | llama | scopes | demo | proxies
+    twins = {f"gpt2_nano_dro_{x}" for x in ("0.4", "2", "5", "10")} | {"llama_nano_linupper_r2"}
+    twins |= {f"gpt2_nano_{d}{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
+    figure_5 = {f"gpt2_{m}_linupper_r{r}" for m in ("mini", "nano") for r in ("0.1", "2")}
+    others = nano | released | llama | scopes | demo | proxies | twins | figure_5
     assert names == table_1 | table_12 | table_3 | exchanged | others
-    assert len(names) == 52
+    assert len(names) == 65
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -141,7 +144,7 @@ def test_settings_of_the_proxies_that_learn_domain_weights() -> None:
 def test_the_list_says_what_a_recipe_learns(reweight: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = reweight("recipes", "list", "--json")
     found = {each["name"]: (each["strategy"], each["domains"]) for each in json.loads(out)}
-    assert (code, len(found)) == (0, 52)
+    assert (code, len(found)) == (0, 65)
     assert found["gpt2_nano_doge_proxy"] == ("uniform", "doge")
     assert found["gpt2_medium_doge"] == ("uniform", None)
     code, out, _ = reweight("recipes", "show", "gpt2_nano_doremi_proxy", "--set", "domains.eta=0.5")
@@ -206,6 +209,24 @@ def test_what_the_released_gpt2_code_does_otherwise() -> None:
         found = differences(f"gpt2_{name}_readme_uniform", f"gpt2_{name}_linupper")
         no_row = {"paper.table": None, "paper.model": None}
         assert found == {"reweighting.strategy": "readme_uniform", **no_row, **scale}
+
+
+def test_twins_differ_only_in_what_they_are_about() -> None:
+    no_row = {"paper.table": None, "paper.model": None}
+    for model, scale in (("mini", {"paper.scale": "reduced"}), ("nano", {})):
+        for r in ("0.1", "2"):
+            found = differences(f"gpt2_{model}_linupper_r{r}", f"gpt2_{model}_linupper")
+            assert found == {"reweighting.r": float(r), **no_row, **scale}
+    for lam in ("0.4", "2", "5", "10"):
+        found = differences(f"gpt2_nano_dro_{lam}", "gpt2_nano_dro_kl")
+        assert found == {"reweighting.r": float(lam)}
+    for weights in ("doge", "doremi"):
+        published = load_recipe(f"gpt2_medium_{weights}").data.domain_weights
+        for suffix, strategy in (("", "uniform"), ("_linupper", "linupper")):
+            found = differences(f"gpt2_nano_{weights}{suffix}", f"gpt2_nano_{strategy}")
+            assert found == {"data.domain_weights": published, **no_row}
+    found = differences("llama_nano_linupper_r2", "llama_nano_linupper")
+    assert found == {"reweighting.r": load_recipe("llama7b_linupper").reweighting.r, **no_row}
 
 
 def test_siblings_differ_only_in_what_they_are_about() -> None:

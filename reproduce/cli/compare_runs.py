@@ -1,7 +1,7 @@
 """`reweight compare --against RUN`: runs, or the seeds of recipes, beside those of one recipe."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,14 @@ from reproduce.cli.compare_documents import cleaned, interval
 from reproduce.cli.compare_print import print_versus
 from reproduce.cli.console import emit_json, note
 from reproduce.cli.formats import Format, emit_csv, markdown_table
+from reproduce.cli.paired_print import note_unpaired, print_paired
 from reproduce.errors import ExitCode, UserError
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
     from reproduce.paper.differences import Different
     from reproduce.paper.matching import Group
+    from reproduce.paper.paired import Paired
     from reproduce.paper.runs import Run
     from reproduce.paper.versus import Difference
 
@@ -41,6 +43,7 @@ def compare_runs(
     from reproduce.cli.compare import load_runs
     from reproduce.paper.differences import FACTOR, differences, refuse_undeclared
     from reproduce.paper.matching import group_runs
+    from reproduce.paper.paired import paired
     from reproduce.paper.versus import against
 
     base = group_runs(load_runs([reference]))
@@ -52,38 +55,54 @@ def compare_runs(
     unlike = [each for group in groups for each in differences(group, base[0], declared)]
     if not any_difference:
         refuse_undeclared(unlike, base[0])
-    found = against(groups, base[0])
-    _print(reference, found, unlike, declared, form)
+    compared = _Compared(
+        reference=reference,
+        factors=declared,
+        unlike=unlike,
+        found=against(groups, base[0]),
+        pairs=[paired(group, base[0]) for group in groups],
+    )
+    _print(compared, form)
     return ExitCode.DONE
 
 
-def _print(
-    reference: Path,
-    found: "Sequence[Difference]",
-    unlike: "Sequence[Different]",
-    factors: Sequence[str],
-    form: Format,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What is printed."""
+
+    reference: Path
+    factors: Sequence[str]
+    unlike: "Sequence[Different]"
+    found: "Sequence[Difference]"
+    """Over seeds."""
+    pairs: "Sequence[Paired]"
+    """Window by window, and item by item."""
+
+
+def _print(compared: _Compared, form: Format) -> None:
     from reproduce.paper.differences import told
     from reproduce.paper.versus import Difference
 
-    cells = [cleaned(asdict(entry)) for entry in found]
+    cells = [cleaned(asdict(entry)) for entry in compared.found]
     if form == "json":
         emit_json(
             {
-                "against": clean(reference, 1000),
-                "factors": [clean(factor, 200) for factor in factors],
-                "differences": [cleaned(asdict(each)) for each in unlike],
+                "against": clean(compared.reference, 1000),
+                "factors": [clean(factor, 200) for factor in compared.factors],
+                "differences": [cleaned(asdict(each)) for each in compared.unlike],
                 "cells": cells,
+                "paired": [cleaned(asdict(row)) for each in compared.pairs for row in each.rows],
             }
         )
     elif form == "csv":
         emit_csv([field.name for field in fields(Difference)], cells)
     elif form == "markdown":
-        click.echo(markdown_table(COLUMNS, [_row(entry) for entry in found]))
+        click.echo(markdown_table(COLUMNS, [_row(entry) for entry in compared.found]))
     else:
-        print_versus(found)
-    for each in unlike:
+        print_versus(compared.found)
+        print_paired(compared.pairs)
+    note_unpaired(compared.pairs)
+    for each in compared.unlike:
         mark = "" if each.declared else ", which is no declared factor"
         note(f"note: {clean(each.recipe, 60)} has {clean(told(each), 240)}{mark}")
 

@@ -95,10 +95,12 @@ def _targets(
 
 
 def _record(run: Path, recipe: "Recipe", step: int, scores: "dict[str, LogPerplexity]", sha256: str) -> None:
-    """Put the scores into results.json in place of earlier ones of this suite, keeping other suites'."""
+    """Put the scores into results.json in place of earlier ones of this suite, keeping other suites', and
+    the losses behind them beside it."""
     from eval.results import PERPLEXITY_SUITE, Results, write_results
+    from eval.sample_losses import FILE_NAME, write_sample_losses
     from reproduce.scoring.sole_writer import sole_writer
-    from reproduce.training.evaluate import as_scores
+    from reproduce.training.evaluate import as_sample_losses, as_scores
     from reproduce.training.products import read_or_put_aside
     from reproduce.training.provenance import versions
 
@@ -107,6 +109,7 @@ def _record(run: Path, recipe: "Recipe", step: int, scores: "dict[str, LogPerple
     with sole_writer(path):
         results = read_or_put_aside(path, fresh, note)
         others = tuple(s for s in results.scores if s.suite != PERPLEXITY_SUITE)
+        write_sample_losses(run / FILE_NAME, as_sample_losses(scores, step, sha256))
         write_results(
             path, replace(results, step=step, scores=as_scores(scores) + others, eval_set_sha256=sha256)
         )

@@ -25,6 +25,7 @@ COMMANDS = {
     "domains": "Learn domain weights with DoReMi or DoGE, and show sets of them.",
     "toy": "The paper's toy studies and theorems, by number: seconds on a CPU.",
     "weights": "Show what a strategy does to given losses.",
+    "reproduce": "Run what one table or figure of the paper takes, and compare.",
     "compare": "Hold runs against the paper's numbers.",
     "report": "Write one self-contained HTML page about runs.",
     "bench": "Measure the cost of reweighting, of preparing data, and of scoring.",

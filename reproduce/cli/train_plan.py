@@ -63,7 +63,7 @@ def dry_run(
         machine=machine,
         cost=cost,
         remedy=_remedy(recipe, machine, layout) if _too_large(cost, machine) else "",
-        data=_store_state(recipe, data),
+        data=store_state(recipe, data),
         command=command_line(a_node, nodes, given),
         path=path,
     )
@@ -236,7 +236,7 @@ def _remedy(recipe: "Recipe", machine: Machine, layout: "Layout") -> str:
     return "more ranks with --set parallel.sharding=full might"
 
 
-def _store_state(recipe: "Recipe", data: Path | None) -> str:
+def store_state(recipe: "Recipe", data: Path | None) -> str:
     """Whether the data is there and enough; what is missing is said, not refused: the plan stands without."""
     from reproduce.training.data import open_store, training_batches
 

@@ -11,6 +11,7 @@ from torch import nn
 from data_prep.errors import DataError
 from eval.perplexity import METRIC_VERSION, EvaluationSet, LogPerplexity, log_perplexity
 from eval.results import Score, log_perplexity_score
+from eval.sample_losses import SampleLosses
 from reproduce.recipe import Recipe
 from reproduce.recipe.estimate import parameter_count
 from reproduce.training import checkpoint
@@ -85,6 +86,15 @@ def as_scores(perplexities: dict[str, LogPerplexity]) -> tuple[Score, ...]:
     return tuple(
         log_perplexity_score(name, s.value, stderr=s.stderr, n=s.n, version=METRIC_VERSION)
         for name, s in perplexities.items()
+    )
+
+
+def as_sample_losses(perplexities: dict[str, LogPerplexity], step: int, eval_set_sha256: str) -> SampleLosses:
+    """What sample_losses.npz records of them."""
+    return SampleLosses(
+        step=step,
+        eval_set_sha256=eval_set_sha256,
+        losses={name: s.losses_n for name, s in perplexities.items() if s.losses_n is not None},
     )
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the model as a Hugging Face folder, and results.json."""
+"""What a finished run leaves: the model as a Hugging Face folder, results.json, and the losses behind it."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from eval.perplexity import LogPerplexity
 from eval.results import Results, ResultsError, read_results, write_results
-from reproduce.training.evaluate import as_scores
+from eval.sample_losses import write_sample_losses
+from reproduce.training.evaluate import as_sample_losses, as_scores
 from reproduce.training.model import LanguageModel, build_network, export, store_tokenizer
 from reproduce.training.provenance import versions
 from reproduce.training.start import Start
@@ -45,15 +46,17 @@ def write_model(start: Start, model: LanguageModel, full: Mapping[str, Tensor] |
 
 
 def write_scores(start: Start, scores: dict[str, LogPerplexity]) -> None:
-    """Write results.json of the last step."""
+    """Write sample_losses.npz and results.json of the last step: who finds the second finds the first."""
+    step, windows = start.recipe.train.steps, start.evaluation.sha256
+    write_sample_losses(start.folder.sample_losses, as_sample_losses(scores, step, windows))
     write_results(
         start.folder.results,
         Results(
             recipe=start.recipe.name,
             seed=start.recipe.seed,
-            step=start.recipe.train.steps,
+            step=step,
             scores=as_scores(scores),
-            eval_set_sha256=start.evaluation.sha256,
+            eval_set_sha256=windows,
             versions=versions(),
         ),
     )

@@ -1,6 +1,7 @@
 """The run folder: what is in it before step 1, the lock, metrics, status. No torch.
 
 recipe.yaml  provenance.json  metrics.jsonl  status.json  checkpoints/  model/  results.json
+sample_losses.npz
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from data_prep.files import TEMPORARY, atomic_file, read_ordinary_file, sha256_text, write_text_atomically
+from eval.sample_losses import FILE_NAME as SAMPLE_LOSSES
 from reproduce.errors import DataError, ExitCode, PeerFailedError, RankError, ResumeError, StorageError
 from reproduce.recipe import Recipe, recipe_as_yaml
 from reproduce.recipe.loader import recipe_as_dict
@@ -33,6 +35,7 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.results = path / "results.json"
+        self.sample_losses = path / SAMPLE_LOSSES
         self._lock = FileLock(path / ".lock", timeout=0)
         self._metrics: Any = None
 
@@ -71,7 +74,11 @@ class RunDir:
             ) from None
         with suppress(OSError):  # only says who; a full disk will be said by what matters
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        for pattern in (f"*{TEMPORARY}", ".results.json.*"):  # of a process that was killed
+        for pattern in (
+            f"*{TEMPORARY}",
+            ".results.json.*",
+            f".{SAMPLE_LOSSES}.*",
+        ):  # of a process that was killed
             for path in self.path.glob(pattern):
                 path.unlink()
         return self
