@@ -39,7 +39,7 @@ def test_every_recipe_of_the_paper_is_there() -> None:
     demo = {"demo_uniform", "demo_linupper"}
     proxies = {f"gpt2_{m}_{a}_proxy" for m in ("82m", "nano") for a in ("doge", "doremi")}
     twins = {f"gpt2_nano_dro_{x}" for x in ("0.4", "2", "5", "10")} | {"llama_nano_linupper_r2"}
-    twins |= {f"gpt2_nano_{d}{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
+    twins |= {f"gpt2_nano_published_{d}{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
     figure_5 = {f"gpt2_{m}_linupper_r{r}" for m in ("mini", "nano") for r in ("0.1", "2")}
     others = nano | released | llama | scopes | demo | proxies | twins | figure_5
     assert names == table_1 | table_12 | table_3 | exchanged | others
@@ -223,7 +223,7 @@ def test_twins_differ_only_in_what_they_are_about() -> None:
     for weights in ("doge", "doremi"):
         published = load_recipe(f"gpt2_medium_{weights}").data.domain_weights
         for suffix, strategy in (("", "uniform"), ("_linupper", "linupper")):
-            found = differences(f"gpt2_nano_{weights}{suffix}", f"gpt2_nano_{strategy}")
+            found = differences(f"gpt2_nano_published_{weights}{suffix}", f"gpt2_nano_{strategy}")
             assert found == {"data.domain_weights": published, **no_row}
     found = differences("llama_nano_linupper_r2", "llama_nano_linupper")
     assert found == {"reweighting.r": load_recipe("llama7b_linupper").reweighting.r, **no_row}

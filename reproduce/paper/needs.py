@@ -97,7 +97,7 @@ NANO: Mapping[str, Needs] = {
     "table3": Needs(
         recipes=(
             "gpt2_nano_uniform",
-            *(f"gpt2_nano_{w}{s}" for w in ("doge", "doremi") for s in ("", "_linupper")),
+            *(f"gpt2_nano_published_{w}{s}" for w in ("doge", "doremi") for s in ("", "_linupper")),
         ),
         note=NO_SHOTS,
     ),
