@@ -69,11 +69,13 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     page = out.read_text()
     assert out.stat().st_size < MAX_BYTES
     heads = re.findall(r'<h2 id="(\w+)"', page)
-    assert heads == ["verdicts", "curves", "strategies", "what", "rerun"]
+    assert heads == ["verdicts", "runs", "curves", "strategies", "what", "rerun"]
     tags = Counter(tag for tag, _ in Elements(page).tags)
-    assert tags["svg"] == 5  # loss, domains, largest weight, effective sample size, strategies
-    assert tags["figcaption"] == tags["figure"] == 5
-    assert tags["caption"] == tags["table"] == 3  # table 1, claims, recipe differences
+    # Figure 3, largest weight, loss, effective sample size, entropy, share of the weight, time of a step
+    # (tokens a second alone: the logs have no seconds), strategies.
+    assert tags["svg"] == 8
+    assert tags["figcaption"] == tags["figure"] == 8
+    assert tags["caption"] == tags["table"] == 4  # table 1, claims, runs, recipe differences
     text = Elements(page).text
     assert "judged by sign only" in text
     assert "reduced_scale_same_sign" not in text  # words for readers, not identifiers
@@ -199,11 +201,12 @@ def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pyt
     first = make_run(tmp_path / "a", "linupper", 0, two_domains("cc"), metrics=True)
     other = make_run(tmp_path / "b", "linear", 0, two_domains("cc"), eval_set="f" * 64)
     shutil.copy(first / "metrics.jsonl", other)
-    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 8
+    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 12
     monkeypatch.setattr("reproduce.paper.page.MAX_FIGURE_BYTES", 1000)
     page = render(find_runs([tmp_path]), None)
-    assert Counter(t for t, _ in Elements(page).tags)["svg"] == 4
-    assert "No room on this page" in page
+    assert Counter(t for t, _ in Elements(page).tags)["svg"] == 0
+    assert page.count("No room on this page") == 2
+    assert "left out: Log-perplexity by domain: a reduced-scale stand-in for GPT2-mini" in page
     monkeypatch.setattr("reproduce.paper.report.MAX_BYTES", 1000)
     with pytest.raises(DataError, match="name fewer runs"):
         write_report(find_runs([tmp_path]), tmp_path / "x.html")
@@ -220,7 +223,7 @@ def studies_page() -> str:
 
 
 def test_toy_studies_stand_after_the_verdicts(studies_page: str) -> None:
-    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "studies", "curves", "what", "rerun"]
+    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "curves", "studies", "what", "rerun"]
     text = Elements(studies_page).text
     assert "0 run folders and\n2 toy studies; nothing" in text
     for words in (

@@ -26,6 +26,7 @@ COMMANDS = {
     "toy": "The paper's toy studies and theorems, by number: seconds on a CPU.",
     "weights": "Show what a strategy does to given losses.",
     "compare": "Hold runs against the paper's numbers.",
+    "figures": "Draw the paper's figures and ours from runs: SVG, PNG, CSV.",
     "report": "Write one self-contained HTML page about runs.",
     "bench": "Measure the cost of reweighting, of preparing data, and of scoring.",
 }

@@ -35,19 +35,37 @@ def write_outputs(folder: Path, study: Study) -> list[Path]:
     """
     _check_ids(study)
     study_text(study)  # what cannot be kept is found before anything is replaced
-    written = []
-    for name, content in _contents(study):
-        path = folder / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(content)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror}; free space, or choose another --out"
-            ) from error
-        written.append(path)
-    return [*written, write_study(folder, study)]
+    return [
+        *(_write(folder / name, content) for name, content in _contents(study)),
+        write_study(folder, study),
+    ]
+
+
+def write_figure(folder: Path, figure: Figure, *, dots: bool = False) -> list[Path]:
+    """Write a figure as SVG, PNG and CSV; each whole or not at all.
+
+    Args:
+        folder: made where there is none.
+        figure: its id names the files.
+        dots: as draw_figure takes it.
+
+    Raises:
+        UserError: a figure too large to draw.
+        StorageError: a file cannot be written.
+    """
+    return [_write(folder / name, content) for name, content in _figure_files(figure, dots=dots)]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; free space, or choose another --out"
+        ) from error
+    return path
 
 
 def table_csv(table: Table) -> str:
@@ -91,10 +109,14 @@ def _contents(study: Study) -> Iterator[tuple[str, bytes]]:
     for table in study.tables:
         yield f"{table.id}.csv", table_csv(table).encode()
     for figure in study.figures:
-        drawn = draw_figure(figure)
-        yield f"{figure.id}.svg", drawn.svg.encode()
-        yield f"{figure.id}.png", drawn.png
-        yield f"{figure.id}.csv", figure_csv(figure).encode()
+        yield from _figure_files(figure)
+
+
+def _figure_files(figure: Figure, *, dots: bool = False) -> Iterator[tuple[str, bytes]]:
+    drawn = draw_figure(figure, dots=dots)
+    yield f"{figure.id}.svg", drawn.svg.encode()
+    yield f"{figure.id}.png", drawn.png
+    yield f"{figure.id}.csv", figure_csv(figure).encode()
 
 
 def _points(panel: Panel) -> Iterator[Row]:
