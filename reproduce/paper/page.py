@@ -59,6 +59,8 @@ class ShownTable:
     unit: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[ShownCell, ...]], ...]
+    notes: tuple[str, ...]
+    """Of the cells that have one: row, column, note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,9 @@ def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
         unit=table.unit,
         columns=tuple(column.name for column in table.columns),
         rows=rows,
+        notes=tuple(
+            f"{cell.row}, {cell.column}: {cell.note}" for cell in own if cell.note and cell.row in dict(rows)
+        ),
     )
 
 
