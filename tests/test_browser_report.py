@@ -106,7 +106,8 @@ def test_tables_sort_by_keyboard_as_numbers(opened: Tab) -> None:
     rows = column(opened, "Verdicts for table1", 0)
     values = [float(re.match(r"[+-]?[\d.]+", text)[0]) for text in column(opened, "Verdicts for table1", 8)]  # type: ignore[index]
     assert values == sorted(values)
-    assert (rows[0], rows[-1]) == ("GPT2-mini/linupper", "GPT2-mini/uniform")
+    assert rows[0].startswith("GPT2-mini/linupper")
+    assert rows[-1].startswith("GPT2-mini/uniform")
     opened.key("Tab")
     assert opened.run("document.activeElement.tagName") != "TH"
 

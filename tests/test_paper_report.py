@@ -96,6 +96,8 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     assert "-0.060" in text
     recipe = out.parents[1] / "runs" / "nano_linupper" / "seed-1" / "recipe.yaml"
     assert f"reweight train --recipe {recipe} --seed 1 --data data/slimpajama-gpt2\n" in text
+    assert "# nano_linupper, seed 1: losses, weights, log-perplexities\nreweight train" in text
+    assert "nano_linupper, seeds 0, 1" in text
     assert "reweighting.strategy" in text
     assert "c" * 40 in text
     assert [p.name for p in out.parent.iterdir()] == ["report.html"]
@@ -223,6 +225,17 @@ def test_hostile_strings_are_text(tmp_path: Path, name: str) -> None:
     assert "49" not in re.findall(r"<h3>(.*?)</h3>", page)[0]
     assert "N" * 500 not in page
     assert len(page) < 1_000_000
+
+
+def test_recipes_that_differ_in_r_alone_give_figure_5(tmp_path: Path) -> None:
+    for name, r, shift in (("a", 0.4, 0.1), ("b", 2.0, 0.0)):
+        make_run(
+            tmp_path, "linupper", 0, mini("uniform", shift), name=name, reweighting__r=r, paper__table=None
+        )
+    make_run(tmp_path, "uniform", 0, mini("uniform"))
+    tags = Elements(render(find_runs([tmp_path]), None)).tags
+    (line,) = [a for _, a in tags if a.get("data-label") == "linupper"]
+    assert (line["data-x"], line["data-y"]) == ("0.4 2", "0.1 0")
 
 
 def test_a_run_without_metrics_is_named(runs: Path) -> None:

@@ -9,13 +9,14 @@ from reproduce.paper.extras import Extra, extras
 from reproduce.paper.figure_list import family_figures
 from reproduce.paper.figures import Curves, strategy_curves
 from reproduce.paper.found_studies import FoundStudy
-from reproduce.paper.matching import group_runs, match_rows
+from reproduce.paper.matching import Matches, group_runs, match_rows, scale_of
 from reproduce.paper.page_figures import PageFigure, page_figure
 from reproduce.paper.page_runs import ShownRun, commands, shown_run, shown_value
 from reproduce.paper.run_groups import Family, differences, families
 from reproduce.paper.runs import Run
+from reproduce.paper.sensitivity import sensitivity
 from reproduce.paper.study_page import ShownStudy, shown_studies
-from reproduce.paper.tables import Table, load_tables
+from reproduce.paper.tables import Row, Table, load_tables
 from reproduce.paper.task_scores import ShownScore, shown_scores
 from reproduce.paper.text import clean
 
@@ -58,7 +59,8 @@ class ShownTable:
     caption: str
     unit: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[ShownCell, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[ShownCell, ...]], ...]
+    """Name, the runs behind it, cells."""
     notes: tuple[str, ...]
     """Of the cells that have one: row, column, note."""
 
@@ -94,10 +96,13 @@ class Page:
     reduced: bool
     studies: tuple[ShownStudy, ...]
     families: tuple[ShownFamily, ...]
+    sensitivity: PageFigure | None
+    """Figure 5, where recipes differ in nothing but r."""
     strategies: PageFigure | None
     runs: tuple[ShownRun, ...]
 
-    commands: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
+    """What it makes again, the command."""
     verdict_texts: Mapping[str, tuple[str, str]]
 
 
@@ -114,8 +119,9 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
     judged = cells(tables, found)
     touched = {cell.table for cell in judged if cell.scale is not None}
     shown = tuple(_shown_families(families(groups)))
+    swept = sensitivity(groups)
     return Page(
-        tables=tuple(_shown_table(table, judged) for table in tables.values() if table.id in touched),
+        tables=tuple(_shown_table(table, judged, found) for table in tables.values() if table.id in touched),
         untouched=tuple(
             (table.id, sum(cell.table == table.id for cell in judged))
             for table in tables.values()
@@ -127,6 +133,7 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
         reduced=any(cell.scale == "reduced" for cell in judged),
         studies=shown_studies(studies, MAX_ALL_FIGURES_BYTES - _figure_bytes(shown)),
         families=shown,
+        sensitivity=page_figure(swept, "five", dots=True) if swept else None,
         strategies=page_figure(strategy_curves(curves), "one") if curves else None,
         runs=tuple(shown_run(run) for group in groups for run in group.runs),
         commands=commands(groups, studies),
@@ -134,14 +141,19 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
     )
 
 
-def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
+def _shown_table(table: Table, judged: Sequence[Cell], found: Matches) -> ShownTable:
     own = [cell for cell in judged if cell.table == table.id]
     run = {cell.row.partition("/")[0] for cell in own if cell.scale is not None}
     rows = tuple(
-        (row.name, tuple(_shown_cell(cell) for cell in own if cell.row == row.name))
+        (
+            row.name,
+            _behind(table, row, found),
+            tuple(_shown_cell(cell) for cell in own if cell.row == row.name),
+        )
         for row in table.rows
         if row.model in run
     )
+    shown = {name for name, _, _ in rows}
     return ShownTable(
         id=table.id,
         source=table.source,
@@ -150,9 +162,19 @@ def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
         columns=tuple(column.name for column in table.columns),
         rows=rows,
         notes=tuple(
-            f"{cell.row}, {cell.column}: {cell.note}" for cell in own if cell.note and cell.row in dict(rows)
+            f"{cell.row}, {cell.column}: {cell.note}" for cell in own if cell.note and cell.row in shown
         ),
     )
+
+
+def _behind(table: Table, row: Row, found: Matches) -> str:
+    """Which recipe and seeds a row's numbers are from; empty where it was not run."""
+    scale = scale_of(table.id, row.name, found)
+    if scale is None:
+        return ""
+    group = found[table.id, row.name, scale].group
+    seeds = ", ".join(map(str, sorted(group.by_seed)))
+    return clean(f"{clean(group.info.recipe, 60)}, seed{'s' * (len(group.by_seed) > 1)} {seeds}", 110)
 
 
 def _shown_cell(cell: Cell) -> ShownCell:

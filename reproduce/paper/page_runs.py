@@ -76,21 +76,30 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     return tuple((clean(key, 60), clean(shown_value(value), 200)) for key, value in run.provenance.items())
 
 
-def commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> tuple[str, ...]:
-    """What makes everything on the page again, in this order."""
+def commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> tuple[tuple[str, str], ...]:
+    """What makes each number of the page again, and the command, in the order to run them."""
     runs = [run for group in groups for run in group.runs]
     if not runs and not studies:
         return ()
     folders = " ".join(map(_quoted, [*(run.path for run in runs), *(each.path for each in studies)]))
-    scored = [
-        f"reweight eval {_quoted(run.path)} --suite {_quoted(suite)}"
-        for run in runs
-        for suite in dict.fromkeys(score.suite for score in run.results.scores)
-        if suite != PERPLEXITY_SUITE
-    ]
-    repeats = [command for each in studies if (command := repeat_command(each.study, each.path)) is not None]
-    again = [f"reweight {verb} {folders}" for verb in ("compare --against paper", "figures", "report")]
-    return (*map(_train_command, runs), *scored, *repeats, *again)
+    made: list[tuple[str, str]] = []
+    for run in runs:
+        name = f"{clean(run.info.recipe, 60)}, seed {run.seed}"
+        made.append((f"{name}: losses, weights, log-perplexities", _train_command(run)))
+        suites = dict.fromkeys(score.suite for score in run.results.scores if score.suite != PERPLEXITY_SUITE)
+        for suite in suites:
+            command = f"reweight eval {_quoted(run.path)} --suite {_quoted(suite)}"
+            made.append((f"{name}: scores of {clean(suite, 40)}", command))
+    for each in studies:
+        repeat = repeat_command(each.study, each.path)
+        if repeat is not None:
+            made.append((clean(each.study.title, 200), repeat))
+    again = {
+        "the verdicts": "compare --against paper",
+        "the figures, as SVG, PNG and CSV": "figures",
+        "this page": "report",
+    }
+    return (*made, *((what, f"reweight {verb} {folders}") for what, verb in again.items()))
 
 
 def _train_command(run: Run) -> str:

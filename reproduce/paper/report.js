@@ -44,14 +44,19 @@
   };
   for (const table of document.querySelectorAll("table")) if (table.tBodies[0].rows.length > 1) sortable(table);
 
-  // Figures: a panel is a slider over its places along x.
+  // Figures: a panel is a slider over the places that its lines have along x.
   const tip = make("div", "tip", document.body);
   tip.hidden = true;
   tip.setAttribute("aria-hidden", "true"); // the slider says the same
-  let beside = null; // the cursor that the values stand beside
+  let marks = []; // the cursor, then a dot a line
+  const hide = () => {
+    tip.hidden = true;
+    for (const mark of marks) mark.remove();
+    marks = [];
+  };
   const settle = () => {
-    if (beside === null || !beside.isConnected) return;
-    const box = beside.getBoundingClientRect();
+    if (!marks.length) return;
+    const box = marks[0].getBoundingClientRect();
     const [width, height] = [document.documentElement.clientWidth, innerHeight];
     tip.hidden = box.bottom < 0 || box.top > height;
     const room = box.left + 12 + tip.offsetWidth < width;
@@ -61,80 +66,79 @@
   };
   addEventListener("scroll", settle, { capture: true, passive: true });
   addEventListener("resize", settle);
+
   const numbers = (text) => (text ? text.split(" ").map((each) => (each === "-" ? NaN : Number(each))) : null);
   const axis = (ends, log) => {
     const along = log ? Math.log10 : (value) => value;
     const [low, high] = ends.split(" ").map((end) => along(Number(end)));
     return (value) => (along(value) - low) / (high - low);
   };
+  const linesOf = (panel) =>
+    [...panel.querySelectorAll("span")].map(({ dataset }) => ({
+      label: dataset.label,
+      colour: dataset.colour,
+      x: numbers(dataset.x),
+      y: numbers(dataset.y),
+      low: numbers(dataset.low),
+      high: numbers(dataset.high),
+    }));
+  const placesOf = (lines, share) => {
+    const there = (line) => line.x.filter((x, i) => share(x) >= -0.001 && share(x) <= 1.001 && !isNaN(line.y[i]));
+    return [...new Set(lines.flatMap(there))].sort((a, b) => a - b);
+  };
+  // Of each line the value at x, or at its nearest place if that is within a hundredth of the axis; the top first.
+  const valuesAt = (lines, share, x) => {
+    const found = [];
+    for (const line of lines) {
+      const away = (i) => Math.abs(share(line.x[i]) - share(x));
+      let best = -1;
+      line.x.forEach((_, i) => {
+        if (!isNaN(line.y[i]) && away(i) <= 0.01 && (best < 0 || away(i) < away(best))) best = i;
+      });
+      if (best < 0) continue;
+      const band = line.low && !isNaN(line.low[best]) ? ` (${line.low[best]} to ${line.high[best]})` : "";
+      const elsewhere = line.x[best] === x ? "" : ` at ${line.x[best]}`;
+      const [own, y] = [line.x[best], line.y[best]];
+      found.push({ colour: line.colour, x: own, y, text: `${line.label} ${y}${band}${elsewhere}` });
+    }
+    return found.sort((a, b) => b.y - a.y);
+  };
+  const showValues = (panel, heading, left, values, xShare, yShare) => {
+    hide();
+    const cursor = make("i", "cursor", panel);
+    cursor.style.left = `${100 * left}%`;
+    marks.push(cursor);
+    tip.replaceChildren();
+    make("b", "", tip).textContent = heading;
+    for (const { colour, x, y, text } of values) {
+      const height = yShare(y);
+      if (height >= 0 && height <= 1) {
+        const dot = make("i", "dot", panel);
+        Object.assign(dot.style, { left: `${100 * xShare(x)}%`, bottom: `${100 * height}%`, background: colour });
+        marks.push(dot);
+      }
+      const row = make("div", "", tip);
+      make("i", "swatch", row).style.background = colour;
+      make("span", "", row).textContent = text;
+    }
+    tip.hidden = false;
+    settle();
+  };
 
   const interactive = (panel) => {
-    const xShare = axis(panel.dataset.x, panel.dataset.xLog);
-    const yShare = axis(panel.dataset.y, panel.dataset.yLog);
-    const lines = [...panel.querySelectorAll("span")].map((span) => ({
-      label: span.dataset.label,
-      colour: span.dataset.colour,
-      x: numbers(span.dataset.x),
-      y: numbers(span.dataset.y),
-      low: numbers(span.dataset.low),
-      high: numbers(span.dataset.high),
-    }));
-    const inside = (x) => xShare(x) >= -0.001 && xShare(x) <= 1.001;
-    const places = [...new Set(lines.flatMap((line) => line.x.filter((x, i) => inside(x) && !isNaN(line.y[i]))))];
-    places.sort((a, b) => a - b);
+    const { x: xEnds, y: yEnds, xLog, yLog, xLabel, name } = panel.dataset;
+    const [xShare, yShare] = [axis(xEnds, xLog), axis(yEnds, yLog)];
+    const lines = linesOf(panel);
+    const places = placesOf(lines, xShare);
     if (!places.length) return;
     let at = places.length - 1;
-    const marks = [];
-
-    // Of each line the value at x, or at its nearest place if that is within a hundredth of the axis.
-    const valuesAt = (x) => {
-      const found = [];
-      for (const line of lines) {
-        let best = -1;
-        line.x.forEach((each, i) => {
-          const distance = Math.abs(xShare(each) - xShare(x));
-          if (isNaN(line.y[i]) || distance > 0.01) return;
-          if (best < 0 || distance < Math.abs(xShare(line.x[best]) - xShare(x))) best = i;
-        });
-        if (best < 0) continue;
-        const band = line.low && !isNaN(line.low[best]) ? ` (${line.low[best]} to ${line.high[best]})` : "";
-        const elsewhere = line.x[best] === x ? "" : ` at ${line.x[best]}`;
-        const y = line.y[best];
-        found.push({ line, x: line.x[best], y, text: `${y}${band}${elsewhere}` });
-      }
-      return found.sort((a, b) => b.y - a.y);
-    };
-    const hide = () => {
-      tip.hidden = true;
-      while (marks.length) marks.pop().remove();
-    };
     const show = (index) => {
       at = Math.max(0, Math.min(places.length - 1, index));
-      hide();
-      const x = places[at];
-      const found = valuesAt(x);
-      const cursor = make("i", "cursor", panel);
-      cursor.style.left = `${100 * xShare(x)}%`;
-      marks.push(cursor);
-      tip.replaceChildren();
-      make("b", "", tip).textContent = `${panel.dataset.xLabel} ${x}`;
-      for (const { line, x: own, y, text } of found) {
-        const height = yShare(y);
-        if (height >= 0 && height <= 1) {
-          const dot = make("i", "dot", panel);
-          Object.assign(dot.style, { left: `${100 * xShare(own)}%`, bottom: `${100 * height}%`, background: line.colour });
-          marks.push(dot);
-        }
-        const row = make("div", "", tip);
-        make("i", "swatch", row).style.background = line.colour;
-        make("span", "", row).textContent = `${line.label} ${text}`;
-      }
-      tip.hidden = false;
-      beside = cursor;
-      settle();
+      const heading = `${xLabel} ${places[at]}`;
+      const values = valuesAt(lines, xShare, places[at]);
+      showValues(panel, heading, xShare(places[at]), values, xShare, yShare);
       panel.setAttribute("aria-valuenow", at);
-      const said = found.map(({ line, text }) => `${line.label} ${text}`).join("; ");
-      panel.setAttribute("aria-valuetext", `${panel.dataset.xLabel} ${x}: ${said}`);
+      panel.setAttribute("aria-valuetext", `${heading}: ${values.map(({ text }) => text).join("; ")}`);
     };
     const nearest = (event) => {
       const box = panel.getBoundingClientRect();
@@ -142,29 +146,29 @@
       const away = (i) => Math.abs(xShare(places[i]) - share);
       show(places.reduce((best, _, i) => (away(i) < away(best) ? i : best), 0));
     };
-
-    panel.tabIndex = 0;
-    panel.setAttribute("role", "slider");
-    panel.setAttribute("aria-label", `${panel.dataset.name}, by ${panel.dataset.xLabel}`);
-    panel.setAttribute("aria-valuemin", 0);
-    panel.setAttribute("aria-valuemax", places.length - 1);
-    panel.setAttribute("aria-valuenow", at);
-    panel.setAttribute("aria-valuetext", `${panel.dataset.xLabel} ${places[at]}`);
-    panel.addEventListener("pointermove", nearest);
-    panel.addEventListener("pointerdown", nearest);
-    panel.addEventListener("pointerleave", hide);
-    panel.addEventListener("focus", () => show(at));
-    panel.addEventListener("blur", hide);
-    panel.addEventListener("keydown", (event) => {
-      const far = Math.max(1, Math.round(places.length / 10));
-      const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -far, PageUp: far };
-      const ends = { Home: 0, End: places.length - 1 };
+    const far = Math.max(1, Math.round(places.length / 10));
+    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -far, PageUp: far };
+    const ends = { Home: 0, End: places.length - 1 };
+    const press = (event) => {
       if (event.key === "Escape") hide();
       else if (event.key in steps) show(at + steps[event.key]);
       else if (event.key in ends) show(ends[event.key]);
       else return;
       event.preventDefault();
-    });
+    };
+    const said = {
+      role: "slider",
+      tabindex: 0,
+      "aria-label": `${name}, by ${xLabel}`,
+      "aria-valuemin": 0,
+      "aria-valuemax": places.length - 1,
+      "aria-valuenow": at,
+      "aria-valuetext": `${xLabel} ${places[at]}`,
+    };
+    for (const [key, value] of Object.entries(said)) panel.setAttribute(key, value);
+    const heard = { pointermove: nearest, pointerdown: nearest, pointerleave: hide, blur: hide, keydown: press };
+    for (const [type, listener] of Object.entries(heard)) panel.addEventListener(type, listener);
+    panel.addEventListener("focus", () => show(at));
   };
   document.querySelectorAll(".panel").forEach(interactive);
 })();
