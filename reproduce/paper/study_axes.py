@@ -95,6 +95,8 @@ def draw_lines(axes: "Axes", panel: Panel, styles: Mapping[LineName, Look], *, d
     for mark in marks:
         _draw_mark(axes, mark)
     note = _limit(axes, drawn, [mark.at for mark in marks if mark.axis == "y"]) if y_log else ""
+    if not x_log and any(each.x.size and each.x[0] < 0 for each in drawn):
+        axes.locator_params(axis="x", nbins=5)  # numbers with a sign are wide
     for axis, log in ((axes.xaxis, x_log), (axes.yaxis, y_log)):
         if log:
             _plain_ticks(axis)
