@@ -1,5 +1,6 @@
 """Which figures given runs hold the numbers for, and what those show."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_without_anything_every_figure_says_what_it_needs(tmp_path: Path) -> Non
     assert figures == []
     assert missing == [kind for kind in NEEDS if kind != "figure1"]
     assert found(tmp_path, only=("ess", "figure3"))[1] == ["figure3", "ess"]
+
+
+def test_the_docs_list_every_figure() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "figures.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`([^`]+)`", " ".join(rows)) == list(NEEDS)
 
 
 def test_reduced_runs_stand_in_and_say_so(tmp_path: Path) -> None:
