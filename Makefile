@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-cluster lint format bench clean
+.PHONY: demo test test-slow test-cluster test-browser lint format bench clean
 
 demo: $(READY)
 	$(BIN)/reweight demo
@@ -21,6 +21,10 @@ test-slow: $(READY)
 # Ranks started by torchrun, accelerate, two network namespaces, Slurm: docs/cluster.md. Parts of it need root.
 test-cluster: $(READY)
 	$(BIN)/pytest -m cluster -rs
+
+# The report's page in an installed Chromium (Debian: apt-get install chromium).
+test-browser: $(READY)
+	$(BIN)/pytest -m browser -rs
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Figures: same input, same bytes; small; safe labels; the arithmetic of bands and block means."""
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -7,21 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paper_runs import metrics_lines, mini
+from paper_runs import DOMAINS, metrics_lines, mini
 
 from reproduce.errors import DataError
+from reproduce.paper.cost_figure import overhead
 from reproduce.paper.drawing import INK, prefix_ids
 from reproduce.paper.figures import (
-    Line,
+    Curves,
+    Series,
     band,
     decimate,
     domain_curves,
+    empty,
+    entropy_curves,
     ess_curves,
     loss_curves,
     max_weight_distribution,
     strategy_curves,
+    weight_share_curves,
 )
 from reproduce.paper.metrics_log import Metrics, read_metrics
+from reproduce.paper.study_figures import draw_figure
+from reproduce.study import Figure, Map, Panel
 
 GRID = np.linspace(-1.0, 1.0, 21)
 
@@ -32,11 +40,21 @@ def metrics(tmp_path: Path, seed: int = 0, steps: int = 600) -> Metrics:
     return read_metrics(path)
 
 
-def lines(tmp_path: Path, label: str = "linupper") -> list[Line]:
+def svg_of(figure: Figure) -> str:
+    return draw_figure(figure, png=False, title=False, dots=True).svg
+
+
+def panel_of(figure: Figure, index: int = 0) -> Panel:
+    panel = figure.panels[index]
+    assert isinstance(panel, Panel)
+    return panel
+
+
+def lines(tmp_path: Path, label: str = "linupper") -> list[Series]:
     seeds = [metrics(tmp_path, seed) for seed in range(2)]
     return [
-        Line(label="uniform", strategy="uniform", seeds=seeds, global_batch=32),
-        Line(label=label, strategy="linupper", seeds=seeds, global_batch=32),
+        Series(label="uniform", strategy="uniform", seeds=seeds, global_batch=32),
+        Series(label=label, strategy="linupper", seeds=seeds, global_batch=32),
     ]
 
 
@@ -65,7 +83,11 @@ def test_an_empty_log_gives_empty_arrays(tmp_path: Path) -> None:
     path.write_text("")
     read = read_metrics(path)
     assert (read.step.size, read.eval_step.size, dict(read.log_perplexity)) == (0, 0, {})
-    assert "<svg" in loss_curves([Line(label="x", strategy="linupper", seeds=[read], global_batch=None)])
+    series = [Series(label="x", strategy="linupper", seeds=[read], global_batch=None)]
+    for make in (loss_curves, domain_curves, ess_curves, entropy_curves, weight_share_curves):
+        assert empty(make(series)), make
+    assert empty(max_weight_distribution(series))
+    assert overhead(series) is None
 
 
 @pytest.mark.parametrize(
@@ -99,25 +121,23 @@ def test_band_uses_the_steps_that_all_seeds_have() -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    for draw in (loss_curves, domain_curves, max_weight_distribution, ess_curves):
-        first, second = draw(lines(tmp_path)), draw(lines(tmp_path))
+    for make in (loss_curves, max_weight_distribution, ess_curves):
+        first, second = svg_of(make(lines(tmp_path))), svg_of(make(lines(tmp_path)))
         assert first == second
         assert len(first) < 250_000
-    curves = {"uniform": (GRID, 0 * GRID), "linupper": (GRID, np.minimum(GRID + 1, 1))}
-    assert strategy_curves(curves, curves, 0.4) == strategy_curves(curves, curves, 0.4)
 
 
 def test_a_users_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
     import matplotlib as mpl
 
-    before = ess_curves(lines(tmp_path))
+    before = svg_of(ess_curves(lines(tmp_path)))
     with mpl.rc_context({"lines.linewidth": 9.0, "font.size": 20.0, "svg.hashsalt": "other"}):
-        assert ess_curves(lines(tmp_path)) == before
+        assert svg_of(ess_curves(lines(tmp_path))) == before
         assert mpl.rcParams["lines.linewidth"] == 9.0  # and it is given back
 
 
 def test_figures_are_xml_that_fetches_nothing(tmp_path: Path) -> None:
-    figure = loss_curves(lines(tmp_path))
+    figure = svg_of(loss_curves(lines(tmp_path)))
     ET.fromstring(figure)
     references = re.findall(r'(?:href=|url\()"?([^")]+)', figure)
     assert references
@@ -128,15 +148,16 @@ def test_figures_are_xml_that_fetches_nothing(tmp_path: Path) -> None:
     assert "<metadata" not in figure
 
 
-def test_lines_differ_in_more_than_colour(tmp_path: Path) -> None:
-    curves = dict.fromkeys(("linupper", "quadratic", "extremes", "uniform"), (GRID, GRID))
-    dashes = set(re.findall(r"stroke-dasharray: ([^;\"]+)", strategy_curves(curves)))
+def test_lines_differ_in_more_than_colour() -> None:
+    lines = dict.fromkeys(("linupper", "quadratic", "extremes", "uniform"), (GRID, GRID))
+    figure = svg_of(strategy_curves(Curves(scores=lines, weights=lines, r=0.4)))
+    dashes = set(re.findall(r"stroke-dasharray: ([^;\"]+)", figure))
     assert len(dashes) >= 3  # and one solid line
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", r"$\frac{", "a&b", "\x1b[31m", "x" * 10_000])
 def test_hostile_labels_stay_text(tmp_path: Path, name: str) -> None:
-    figure = loss_curves(lines(tmp_path, label=name))
+    figure = svg_of(loss_curves(lines(tmp_path, label=name)))
     ET.fromstring(figure)
     assert "<script" not in figure
     assert "\x1b" not in figure
@@ -144,7 +165,7 @@ def test_hostile_labels_stay_text(tmp_path: Path, name: str) -> None:
 
 
 def test_prefixed_ids_still_point_at_each_other(tmp_path: Path) -> None:
-    figure = prefix_ids(ess_curves(lines(tmp_path)), "f7")
+    figure = prefix_ids(svg_of(ess_curves(lines(tmp_path))), "f7")
     ids = set(re.findall(r'\bid="([^"]+)"', figure))
     targets = set(re.findall(r'href="#([^"]+)"', figure)) | set(re.findall(r"url\(#([^)]+)\)", figure))
     assert targets <= ids
@@ -153,6 +174,91 @@ def test_prefixed_ids_still_point_at_each_other(tmp_path: Path) -> None:
 
 def test_the_bound_is_drawn_and_uniform_is_not(tmp_path: Path) -> None:
     figure = max_weight_distribution(lines(tmp_path))
-    assert "bound 2/M" in figure
-    assert ">linupper<" in figure
-    assert ">uniform<" not in figure
+    panel = panel_of(figure)
+    assert [(mark.axis, mark.at, mark.label) for mark in panel.marks] == [("x", 2.0, "bound 2/M")]
+    assert [line.label for line in panel.lines] == ["linupper"]
+    # Shares of all steps, over bins from 1 to 2.2; metrics_lines has 1.5 + 0.1 sin(step): from 1.4 to 1.6.
+    (line,) = panel.lines
+    assert sum(y for y in line.y if y is not None) == pytest.approx(1.0)
+    assert (round(line.x[0], 2), round(line.x[-1], 2)) == (1.39, 1.61)
+    assert (line.y[0], line.y[-1]) == (0.0, 0.0)
+    assert "Steps above it: linupper 0%." in figure.caption
+
+
+def test_how_often_the_bound_breaks_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    # 2.0 itself keeps the bound: one of four is above it.
+    values = (1.0, 2.0, 2.5, 1.5)
+    path.write_text(
+        "".join(
+            f'{{"kind": "train", "step": {step}, "loss": 3, "max_weight": {value}}}\n'
+            for step, value in enumerate(values, 1)
+        )
+    )
+    series = [Series(label="a", strategy="extremes", seeds=[read_metrics(path)], global_batch=4)]
+    assert "Steps above it: a 25%." in max_weight_distribution(series).caption
+
+
+def test_lines_hold_the_mean_and_bands_the_seeds(tmp_path: Path) -> None:
+    panel = panel_of(loss_curves(lines(tmp_path)), 1)
+    (uniform, _) = panel.lines
+    assert uniform.x == (200.0, 400.0, 600.0)
+    # Both seeds have the same evaluations: 3.32 + 4/3, ...
+    assert uniform.y[2] == pytest.approx(3.32)
+    assert (uniform.low, uniform.high) == (uniform.y, uniform.y)
+    alone = [Series(label="a", strategy="uniform", seeds=[metrics(tmp_path)], global_batch=32)]
+    assert panel_of(loss_curves(alone)).lines[0].low is None
+
+
+def test_domains_have_a_panel_each_and_no_more_than_can_be_read(tmp_path: Path) -> None:
+    figure = domain_curves(lines(tmp_path))
+    assert [panel.title for panel in figure.panels] == sorted(set(mini("uniform")) - {"mean"})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"kind": "eval", "step": 1, "log_perplexity": {'
+        + ", ".join(f'"d{i:03}": 3' for i in range(100))
+        + "}}\n"
+    )
+    many = [Series(label="a", strategy="uniform", seeds=[read_metrics(path)], global_batch=32)]
+    figure = domain_curves(many)
+    assert len(figure.panels) == 24
+    assert "The first 24 of 64 domains" in figure.caption  # 64: what is kept of a file
+
+
+def test_entropy_is_marked_where_weights_are_uniform(tmp_path: Path) -> None:
+    panel = panel_of(entropy_curves(lines(tmp_path)))
+    assert [(mark.at, mark.label) for mark in panel.marks] == [
+        (pytest.approx(math.log(32)), "uniform: ln 32")
+    ]
+    assert panel.lines[0].y[0] == pytest.approx(3.3)
+
+
+def test_weight_shares_are_those_of_the_log(tmp_path: Path) -> None:
+    figure = weight_share_curves(lines(tmp_path))
+    assert [panel.title for panel in figure.panels] == sorted(DOMAINS)
+    assert panel_of(figure).lines[0].y[0] == pytest.approx(1 / 7)
+
+
+def timed(tmp_path: Path, name: str, forward: float, weights: float, rate: float) -> Series:
+    path = tmp_path / f"{name}.jsonl"
+    # The first of ten steps is left out: it took a hundred times as long.
+    rows = ({"forward": forward * (100 if step == 1 else 1), "weights": weights} for step in range(1, 11))
+    entries = (
+        {"kind": "train", "step": step, "loss": 3, "tokens_per_s": rate, "seconds": seconds}
+        for step, seconds in enumerate(rows, 1)
+    )
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return Series(label=name, strategy=name, seeds=[read_metrics(path)], global_batch=32)
+
+
+def test_overhead_is_in_percent_of_uniforms_whole_step(tmp_path: Path) -> None:
+    slow = timed(tmp_path, "linupper", 0.1, 0.02, 950.0)
+    figure = overhead([slow, timed(tmp_path, "uniform", 0.09, 0.01, 1000.0)])
+    assert figure is not None
+    (grid,) = figure.panels
+    assert isinstance(grid, Map)
+    assert (grid.x_names, grid.y_names) == (("forward", "weights", "tokens/s"), ("uniform", "linupper"))
+    # A uniform step takes 0.1 s; 0.01 s more of either phase is 10% of it; 950 of 1000 tokens are 5% fewer.
+    assert grid.values[1] == pytest.approx((0.1, 0.1, 0.05))
+    assert grid.texts == (("90 ms", "10 ms", "1000"), ("100 ms\n+10.00%", "20 ms\n+10.00%", "950\n-5.00%"))
+    assert overhead([slow]) is None

@@ -1,5 +1,7 @@
-"""The page: self-contained, pure, small, safe with hostile names, readable by structure."""
+"""The page: self-contained, pure, small, safe with hostile names, readable by structure; one script, ours."""
 
+import base64
+import hashlib
 import re
 import shutil
 from collections import Counter
@@ -12,6 +14,7 @@ import pytest
 from paper_runs import make_run, metrics_lines, mini
 from study_samples import renamed, sample_study
 
+import reproduce.paper.report
 from reproduce.errors import DataError, UserError
 from reproduce.paper.figures import Curves
 from reproduce.paper.found_studies import FoundStudy, find_studies
@@ -21,18 +24,28 @@ from reproduce.paper.text import clean
 from reproduce.study import Study
 from reproduce.study_file import write_study
 
+SCRIPT = (Path(reproduce.paper.report.__file__).parent / "report.js").read_text()
 GRID = np.linspace(-1.0, 1.0, 21)
 CURVES = Curves(scores={"linupper": (GRID, GRID)}, weights={"linupper": (GRID, GRID)}, r=0.4)
 
 
+def without_our_script(page: str) -> str:
+    """The page without the one script that its policy allows; whatever else would run is still there."""
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert script == SCRIPT
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page
+    return page.replace(f"<script>{script}</script>", "")
+
+
 class Elements(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """Tags with their attributes, and the text; our script and style left out."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL))
+        self.feed(re.sub(r"<style.*?</style>", "", without_our_script(page), count=1, flags=re.DOTALL))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -69,11 +82,13 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     page = out.read_text()
     assert out.stat().st_size < MAX_BYTES
     heads = re.findall(r'<h2 id="(\w+)"', page)
-    assert heads == ["verdicts", "curves", "strategies", "what", "rerun"]
+    assert heads == ["verdicts", "runs", "curves", "strategies", "what", "rerun"]
     tags = Counter(tag for tag, _ in Elements(page).tags)
-    assert tags["svg"] == 5  # loss, domains, largest weight, effective sample size, strategies
-    assert tags["figcaption"] == tags["figure"] == 5
-    assert tags["caption"] == tags["table"] == 3  # table 1, claims, recipe differences
+    # Figure 3, largest weight, loss, effective sample size, entropy, share of the weight, time of a step
+    # (tokens a second alone: the logs have no seconds), strategies.
+    assert tags["svg"] == 8
+    assert tags["figcaption"] == tags["figure"] == 8
+    assert tags["caption"] == tags["table"] == 4  # table 1, claims, runs, recipe differences
     text = Elements(page).text
     assert "judged by sign only" in text
     assert "reduced_scale_same_sign" not in text  # words for readers, not identifiers
@@ -81,6 +96,8 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     assert "-0.060" in text
     recipe = out.parents[1] / "runs" / "nano_linupper" / "seed-1" / "recipe.yaml"
     assert f"reweight train --recipe {recipe} --seed 1 --data data/slimpajama-gpt2\n" in text
+    assert "# nano_linupper, seed 1: losses, weights, log-perplexities\nreweight train" in text
+    assert "nano_linupper, seeds 0, 1" in text
     assert "reweighting.strategy" in text
     assert "c" * 40 in text
     assert [p.name for p in out.parent.iterdir()] == ["report.html"]
@@ -90,7 +107,12 @@ def test_the_page_fetches_and_runs_nothing(shared_page: Path) -> None:
     page = shared_page.read_text()
     elements = Elements(page)
     policy = next(a["content"] for t, a in elements.tags if t == "meta" and "http-equiv" in a)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert policy is not None
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert set(rules) == {"default-src", "style-src", "img-src", "script-src", "base-uri", "form-action"}
+    assert {rules[name] for name in ("default-src", "base-uri", "form-action")} == {"'none'"}
+    assert (rules["style-src"], rules["img-src"]) == ("'unsafe-inline'", "data:")
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/]{43}='", rules["script-src"])
     assert not {tag for tag, _ in elements.tags} & {
         "script",
         "link",
@@ -108,6 +130,39 @@ def test_the_page_fetches_and_runs_nothing(shared_page: Path) -> None:
                 assert value.startswith("#"), (tag, value)
     assert not re.search(r"url\((?!#)", page)
     assert "@import" not in page
+
+
+def test_the_script_stays_within_the_page() -> None:
+    assert "</script" not in SCRIPT
+    assert "<!--" not in SCRIPT
+    # Text is set as text, nothing is evaluated, fetched or kept.
+    for word in (
+        "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval", "Function(", "import(",
+        "fetch", "XMLHttpRequest", "WebSocket", "sendBeacon", "localStorage", "cookie", "http",
+    ):  # fmt: skip
+        assert word not in SCRIPT, word
+
+
+def test_values_beside_the_pointer_are_those_of_the_figure(shared_page: Path) -> None:
+    tags = Elements(shared_page.read_text()).tags
+    at = next(
+        i for i, (_, a) in enumerate(tags) if a.get("data-name") == "held-out log-perplexity, mean: nats"
+    )
+    panel, line = tags[at][1], tags[at + 2][1]
+    assert panel["data-x-label"] == "step"
+    assert line["data-label"] == "uniform"
+    assert line["data-x"] == "200 400 600"
+    # uniform's seeds end at 3.32 and 3.33; metrics_lines adds 4/3, 2/3 and 0.
+    assert line["data-y"] == "4.6583 3.9917 3.325"
+    assert (line["data-low"], line["data-high"]) == ("4.6533 3.9867 3.32", "4.6633 3.9967 3.33")
+    # The axes' ends lie around the data, in the order left, right; the box lies in the figure.
+    left, right = map(float, (panel["data-x"] or "").split())
+    assert left < 200 < 600 < right
+    places = dict(rule.split(":") for rule in (panel["style"] or "").split(";"))
+    assert all(0 < float(place.removesuffix("%")) < 100 for place in places.values())
+    # Drawn points and values are as many: one a point of a path.
+    labels = {a["data-label"] for _, a in tags if "data-label" in a}
+    assert labels == {"uniform", "linupper"}
 
 
 def test_the_page_is_accessible(shared_page: Path) -> None:
@@ -172,6 +227,17 @@ def test_hostile_strings_are_text(tmp_path: Path, name: str) -> None:
     assert len(page) < 1_000_000
 
 
+def test_recipes_that_differ_in_r_alone_give_figure_5(tmp_path: Path) -> None:
+    for name, r, shift in (("a", 0.4, 0.1), ("b", 2.0, 0.0)):
+        make_run(
+            tmp_path, "linupper", 0, mini("uniform", shift), name=name, reweighting__r=r, paper__table=None
+        )
+    make_run(tmp_path, "uniform", 0, mini("uniform"))
+    tags = Elements(render(find_runs([tmp_path]), None)).tags
+    (line,) = [a for _, a in tags if a.get("data-label") == "linupper"]
+    assert (line["data-x"], line["data-y"]) == ("0.4 2", "0.1 0")
+
+
 def test_a_run_without_metrics_is_named(runs: Path) -> None:
     (runs / "nano_uniform" / "seed-0" / "metrics.jsonl").unlink()
     text = Elements(render(find_runs([runs]), None)).text
@@ -199,11 +265,12 @@ def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pyt
     first = make_run(tmp_path / "a", "linupper", 0, two_domains("cc"), metrics=True)
     other = make_run(tmp_path / "b", "linear", 0, two_domains("cc"), eval_set="f" * 64)
     shutil.copy(first / "metrics.jsonl", other)
-    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 8
+    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 12
     monkeypatch.setattr("reproduce.paper.page.MAX_FIGURE_BYTES", 1000)
     page = render(find_runs([tmp_path]), None)
-    assert Counter(t for t, _ in Elements(page).tags)["svg"] == 4
-    assert "No room on this page" in page
+    assert Counter(t for t, _ in Elements(page).tags)["svg"] == 0
+    assert page.count("No room on this page") == 2
+    assert "left out: Log-perplexity by domain: a reduced-scale stand-in for GPT2-mini" in page
     monkeypatch.setattr("reproduce.paper.report.MAX_BYTES", 1000)
     with pytest.raises(DataError, match="name fewer runs"):
         write_report(find_runs([tmp_path]), tmp_path / "x.html")
@@ -220,7 +287,7 @@ def studies_page() -> str:
 
 
 def test_toy_studies_stand_after_the_verdicts(studies_page: str) -> None:
-    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "studies", "curves", "what", "rerun"]
+    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "curves", "studies", "what", "rerun"]
     text = Elements(studies_page).text
     assert "0 run folders and\n2 toy studies; nothing" in text
     for words in (

@@ -17,7 +17,8 @@ Examples:
   reweight report runs/gpt2_nano_uniform runs/gpt2_nano_linupper --out nano.html
   reweight report demo/runs --json
 
-The page needs no network and no script, and is the same for the same run folders.
+The page fetches nothing, and is the same for the same run folders. Its tables sort and its figures say their
+values; the rest of it needs no script.
 """
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "weights": "Show what a strategy does to given losses.",
     "reproduce": "Run what one table or figure of the paper takes, and compare.",
     "compare": "Hold runs against the paper's numbers.",
+    "figures": "Draw the paper's figures and ours from runs: SVG, PNG, CSV.",
     "report": "Write one self-contained HTML page about runs.",
     "bench": "Measure the cost of reweighting, of preparing data, and of scoring.",
 }

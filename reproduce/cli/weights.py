@@ -109,7 +109,8 @@ def _plot(r: float, delta: float, out: Path) -> None:
     from data_prep.files import write_text_atomically
     from reproduce.cli.curves import figure_one
     from reproduce.paper.figures import strategy_curves
+    from reproduce.paper.study_figures import draw_figure
 
-    curves = figure_one(r, delta)
-    write_text_atomically(out, strategy_curves(curves.scores, curves.weights, curves.r))
+    drawn = draw_figure(strategy_curves(figure_one(r, delta)), title=False, png=False)
+    write_text_atomically(out, drawn.svg)
     note(f"wrote {out}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#0a0b0c"
@@ -40,6 +41,23 @@ NO_METADATA: Mapping[str, None] = dict.fromkeys(("Date", "Creator", "Format", "T
 DOTS_AN_INCH = 150
 
 
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """Where a panel's axes lie in the SVG, and what they span: enough to find a value's place."""
+
+    left: float
+    """Share of the figure's width, from the left; the others likewise."""
+    top: float
+    width: float
+    height: float
+    x: tuple[float, float]
+    """Values at the left and right ends."""
+    y: tuple[float, float]
+    """Values at the bottom and at the top."""
+    x_log: bool
+    y_log: bool
+
+
 @dataclass
 class Drawn:
     """A figure as files' contents."""
@@ -47,6 +65,8 @@ class Drawn:
     svg: str = ""
     png: bytes = b""
     """Empty unless asked for."""
+    boxes: tuple[Box, ...] = ()
+    """One a panel, in their order."""
 
 
 @contextmanager
@@ -90,6 +110,7 @@ def drawing(name: str, width: float, height: float, *, png: bool = False) -> Ite
         yield figure, out
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+        out.boxes = tuple(map(_box, figure.axes))  # before the PNG, which is laid out anew
         if png:
             raster = io.BytesIO()
             figure.savefig(
@@ -97,6 +118,21 @@ def drawing(name: str, width: float, height: float, *, png: bool = False) -> Ite
             )
             out.png = raster.getvalue()
     out.svg = _inline(buffer.getvalue(), name)
+
+
+def _box(axes: "Axes") -> Box:
+    place = axes.get_position()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    return Box(
+        left=float(place.x0),
+        top=float(1 - place.y1),
+        width=float(place.width),
+        height=float(place.height),
+        x=(float(left), float(right)),
+        y=(float(bottom), float(top)),
+        x_log=axes.get_xscale() == "log",
+        y_log=axes.get_yscale() == "log",
+    )
 
 
 def prefix_ids(svg: str, prefix: str) -> str:

@@ -1,31 +1,36 @@
-"""Figures of runs as SVG text, from arrays. The same input gives the same bytes; no file and no state kept.
+"""Figures of runs as data, from arrays: what is drawn, shown beside the pointer and written as CSV.
 
-Looks and colours: drawing.py.
+One way to draw them: study_figures.py. Nothing here judges, and no file is read.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reproduce.paper.drawing import OTHER, STYLES, drawing
 from reproduce.paper.metrics_log import Floats, Metrics
 from reproduce.paper.text import clean
+from reproduce.study import Figure, Line, Mark, Panel
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+POINTS = 200
+"""A longer series is drawn as this many block means: a page of figures stays small, and each is drawn."""
 
-POINTS = 400
-"""A longer series is drawn as this many block means, so that a page of figures stays small."""
+PANEL_POINTS = 80
+"""The same where a figure has a panel a domain."""
+
+BINS = 60
+MAX_DOMAINS = 24
+"""Panels of one figure; the names come from files."""
 
 BOUND = 2.0
 """The theory's bound on a weight, as a multiple of the uniform weight (Theorem 1)."""
 
+SPAN = "Bands span the seeds, lowest to highest."
+
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Series:
     """The seeds of one recipe, to be drawn as one line with a band."""
 
     label: str
@@ -49,99 +54,148 @@ class Curves:
     """Temperature of the weights."""
 
 
-def strategy_curves(
-    scores: Mapping[str, tuple[Floats, Floats]],
-    weights: Mapping[str, tuple[Floats, Floats]] | None = None,
-    r: float | None = None,
-) -> str:
-    """Figure 1: f(h) of each strategy, and beside it the weights that follow, if given.
+def strategy_curves(curves: Curves) -> Figure:
+    """Figure 1: f(h) of each strategy, and beside it the weights that follow."""
 
-    Args:
-        scores: strategy -> (h, f(h)), h in [-1, 1].
-        weights: strategy -> (h, weight over the uniform weight).
-        r: temperature behind `weights`, for the label.
-    """
-    panels = [(scores, "score f(h)")]
-    if weights:
-        panels.append((weights, "weight / uniform" + ("" if r is None else f", r = {r:g}")))
-    with drawing("strategies", 3.6 * len(panels), 2.9) as (figure, out):
-        for index, (curves, label) in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), index + 1)
-            for name, (h, y) in curves.items():
-                colour, dashes = STYLES.get(name, OTHER)
-                axes.plot(h, y, color=colour, linestyle=dashes, label=clean(name, 24))
-            _label(axes, "normalised loss h", label)
-        _legend(figure, figure.axes[0])
-    return out.svg
+    def panel(lines: Mapping[str, tuple[Floats, Floats]], label: str) -> Panel:
+        drawn = tuple(
+            Line(label=clean(name, 24), strategy=name, x=tuple(h.tolist()), y=tuple(y.tolist()))
+            for name, (h, y) in lines.items()
+        )
+        return Panel(title="", x_label="normalised loss h", y_label=label, lines=drawn)
+
+    return Figure(
+        id="figure1",
+        title="Strategies (the paper's Figure 1)",
+        caption="The score f of a normalised loss h, and the weight that follows in a batch whose losses "
+        f"spread evenly, at r = {curves.r:g}.",
+        panels=(
+            panel(curves.scores, "score f(h)"),
+            panel(curves.weights, f"weight / uniform, r = {curves.r:g}"),
+        ),
+    )
 
 
-def loss_curves(lines: Sequence[Line]) -> str:
-    """Unweighted training loss, and mean held-out log-perplexity, against steps; bands span the seeds."""
-    with drawing("loss", 7.2, 3.0) as (figure, out):
-        left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-        for line in lines:
-            _band(left, line, [(m.step, m.loss) for m in line.seeds])
-            _band(right, line, _evaluations(line, "mean"), marker="o")
-        _label(left, "step", "training loss, unweighted (nats)")
-        _label(right, "step", "held-out log-perplexity, mean (nats)")
-        _legend(figure, left)
-    return out.svg
+def loss_curves(series: Sequence[Series]) -> Figure:
+    """Unweighted training loss, and mean held-out log-perplexity, against steps."""
+    return Figure(
+        id="loss",
+        title="Loss and log-perplexity",
+        caption="Unweighted training loss (block means) and mean held-out log-perplexity against steps, in "
+        f"nats. {SPAN}",
+        panels=(
+            _panel("training loss, unweighted", "nats", series, lambda m: (m.step, m.loss)),
+            _panel("held-out log-perplexity, mean", "nats", series, _evaluations("mean")),
+        ),
+    )
 
 
-def domain_curves(lines: Sequence[Line]) -> str:
-    """Figures 2 to 4: held-out log-perplexity of each domain against steps; bands span the seeds."""
-    domains = sorted({d for line in lines for m in line.seeds for d in m.log_perplexity} - {"mean"})
-    columns = min(4, max(1, len(domains)))
-    rows = -(-len(domains) // columns)
-    with drawing("domains", 7.2, 2.1 * max(1, rows) + 0.3) as (figure, out):
-        for index, domain in enumerate(domains):
-            axes = figure.add_subplot(rows, columns, index + 1)
-            for line in lines:
-                _band(axes, line, _evaluations(line, domain), marker="o")
-            axes.set_title(clean(domain, 24), fontsize=8)
-            _label(axes, "step" if index >= len(domains) - columns else "", "nats" * (index % columns == 0))
-            if index == 0:
-                _legend(figure, axes)
-    return out.svg
+def domain_curves(series: Sequence[Series]) -> Figure:
+    """Figures 2 to 4: held-out log-perplexity of each domain against steps."""
+    domains = sorted({d for each in series for m in each.seeds for d in m.log_perplexity} - {"mean"})
+    return Figure(
+        id="domains",
+        title="Log-perplexity by domain",
+        caption=f"Held-out log-perplexity of each domain in nats, against steps. {SPAN}{_not_all(domains)}",
+        panels=tuple(_panel(d, "nats", series, _evaluations(d)) for d in domains[:MAX_DOMAINS]),
+        columns=3,
+    )
 
 
-def max_weight_distribution(lines: Sequence[Line]) -> str:
+def max_weight_distribution(series: Sequence[Series]) -> Figure:
     """Figure 6: how often the largest weight of a step, times M, took which value; the bound 2 is marked.
 
     Uniform is 1 at every step and would flatten the rest, so it is not drawn.
     """
-    lines = [line for line in lines if line.strategy != "uniform"]
-    pooled = {line.label: _pooled(line) for line in lines}
-    everything = np.concatenate([v for v in pooled.values() if v.size] or [np.array([1.0])])
-    edges = np.linspace(min(1.0, float(everything.min())), max(2.2, float(everything.max())), 61)
-    with drawing("maxweight", 7.2, 2.9) as (figure, out):
-        axes = figure.add_subplot(1, 1, 1)
-        for line in lines:
-            values = pooled[line.label]
-            if values.size:
-                colour, dashes = STYLES.get(line.strategy, OTHER)
-                counts, _ = np.histogram(values, bins=edges)
-                axes.stairs(
-                    counts / values.size, edges, color=colour, linestyle=dashes, label=clean(line.label, 40)
-                )
-        axes.axvline(BOUND, color="#B00020", linewidth=1.2)
-        axes.text(BOUND, axes.get_ylim()[1], " bound 2/M", color="#B00020", va="top", fontsize=8)
-        _label(axes, "largest weight of a step, times M", "share of steps")
-        _legend(figure, axes)
-    return out.svg
+    pooled = {each.label: (each.strategy, _pooled(each)) for each in series if each.strategy != "uniform"}
+    pooled = {label: found for label, found in pooled.items() if found[1].size}
+    everything = np.concatenate([values for _, values in pooled.values()] or [np.array([1.0])])
+    edges = np.linspace(min(1.0, float(everything.min())), max(2.2, float(everything.max())), BINS + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    lines = []
+    above = []
+    for label, (strategy, values) in pooled.items():
+        counts, _ = np.histogram(values, bins=edges)
+        taken = np.flatnonzero(counts)
+        shown = slice(max(0, int(taken[0]) - 1), int(taken[-1]) + 2)  # from zero to zero
+        share = counts / values.size
+        lines.append(
+            Line(
+                label=label,
+                strategy=strategy,
+                x=tuple(centres[shown].tolist()),
+                y=tuple(share[shown].tolist()),
+            )
+        )
+        above.append(f"{label} {100 * float((values > BOUND).mean()):.3g}%")
+    return Figure(
+        id="figure6",
+        title="Largest weight of a step (the paper's Figure 6)",
+        caption=f"How often the largest weight, times the batch size M, took which value, in {BINS} bins. "
+        "1 is uniform (not drawn: it never moves; steps of a uniform warm-up sit there too); the theory asks "
+        f"for at most 2. Steps above it: {', '.join(above)}.",
+        panels=(
+            Panel(
+                title="",
+                x_label="largest weight of a step, times M",
+                y_label="share of steps",
+                lines=tuple(lines),
+                marks=(Mark(axis="x", at=BOUND, label="bound 2/M"),),
+            ),
+        ),
+    )
 
 
-def ess_curves(lines: Sequence[Line]) -> str:
-    """Effective sample size over steps, as a share of the batch; bands span the seeds."""
-    with drawing("ess", 7.2, 2.9) as (figure, out):
-        axes = figure.add_subplot(1, 1, 1)
-        for line in lines:
-            share = 1.0 if line.global_batch is None else 1.0 / line.global_batch
-            _band(axes, line, [(m.step, m.ess * share) for m in line.seeds], points=POINTS // 4)
-        shares = all(line.global_batch is not None for line in lines)
-        _label(axes, "step", "effective sample size" + (" / M" if shares else " (samples)"))
-        _legend(figure, axes)
-    return out.svg
+def ess_curves(series: Sequence[Series]) -> Figure:
+    """Effective sample size over steps, as a share of the batch where its size is known."""
+    shares = all(each.global_batch is not None for each in series)
+    lines = []
+    for each in series:
+        share = 1.0 / each.global_batch if shares and each.global_batch else 1.0
+        lines.append(_line(each, [(m.step, m.ess * share) for m in each.seeds]))
+    label = "effective sample size" + (" / M" if shares else " (samples)")
+    return Figure(
+        id="ess",
+        title="Effective sample size",
+        caption="1 over the sum of squared weights, against steps (block means): how many samples a step "
+        f"really averages. {SPAN}",
+        panels=(Panel(title="", x_label="step", y_label=label, lines=_there(lines)),),
+    )
+
+
+def entropy_curves(series: Sequence[Series]) -> Figure:
+    """Entropy of a step's weights over steps; uniform weights have ln M."""
+    batches = {each.global_batch for each in series if each.global_batch is not None}
+    uniform = tuple(Mark(axis="y", at=math.log(m), label=f"uniform: ln {m}") for m in sorted(batches)[:3])
+    panel = _panel("", "entropy (nats)", series, lambda m: (m.step, m.entropy))
+    return Figure(
+        id="entropy",
+        title="Entropy of the weights",
+        caption=f"Entropy of a step's weights against steps (block means); ln M is uniform. {SPAN}",
+        panels=(Panel(title="", x_label="step", y_label=panel.y_label, lines=panel.lines, marks=uniform),),
+    )
+
+
+def weight_share_curves(series: Sequence[Series]) -> Figure:
+    """How much of a step's weight each domain had, over steps."""
+    domains = sorted({d for each in series for m in each.seeds for d in m.weight_share})
+    return Figure(
+        id="weight-share",
+        title="Share of the weight by domain",
+        caption="How much of a step's weight the samples of each domain had, against steps (block means). "
+        f"With uniform weights it is the domain's share of the samples. {SPAN}{_not_all(domains)}",
+        panels=tuple(
+            _panel(d, "share of weight", series, _shares(d), points=PANEL_POINTS)
+            for d in domains[:MAX_DOMAINS]
+        ),
+        columns=3,
+    )
+
+
+def empty(figure: Figure) -> bool:
+    """Whether there is no value to draw in any line of the figure's panels."""
+    panels = [panel for panel in figure.panels if isinstance(panel, Panel)]
+    return len(panels) == len(figure.panels) and not any(line.x for panel in panels for line in panel.lines)
 
 
 def decimate(x: Floats, y: Floats, points: int = POINTS) -> tuple[Floats, Floats]:
@@ -164,50 +218,55 @@ def band(series: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats, Float
     return shared, stacked.mean(axis=0), stacked.min(axis=0), stacked.max(axis=0)
 
 
-def _band(
-    axes: "Axes",
-    line: Line,
-    series: Sequence[tuple[Floats, Floats]],
-    marker: str = "",
-    points: int = POINTS,
-) -> None:
-    drawn = [(x, y) for x, y in series if x.size]
-    if not drawn:
-        return
-    x, mean, low, high = band(drawn)
-    colour, dashes = STYLES.get(line.strategy, OTHER)
+Read = Callable[[Metrics], tuple[Floats, Floats] | None]
+"""x and y of one run; None where it has none."""
+
+
+def _panel(title: str, y_label: str, series: Sequence[Series], read: Read, points: int = POINTS) -> Panel:
+    """One panel against steps."""
+    lines = []
+    for each in series:
+        found = [read(metrics) for metrics in each.seeds]
+        lines.append(_line(each, [pair for pair in found if pair is not None], points))
+    return Panel(title=clean(title, 40), x_label="step", y_label=y_label, lines=_there(lines))
+
+
+def _line(series: Series, data: Sequence[tuple[Floats, Floats]], points: int = POINTS) -> Line | None:
+    """The mean over the seeds, with a band if there are several; None without a value."""
+    there = [(x, y) for x, y in data if np.isfinite(y).any()]
+    if not there:
+        return None
+    x, mean, low, high = band(there)
     steps, middle = decimate(x, mean, points)
-    axes.plot(
-        steps,
-        middle,
-        color=colour,
-        linestyle=dashes,
-        marker=marker,
-        markersize=2.5,
-        label=clean(line.label, 40),
+    lows, highs = (decimate(x, np.where(np.isfinite(mean), edge, np.nan), points)[1] for edge in (low, high))
+    several = len(there) > 1
+    return Line(
+        label=clean(series.label, 40),
+        strategy=series.strategy,
+        x=tuple(steps.tolist()),
+        y=tuple(middle.tolist()),
+        low=tuple(lows.tolist()) if several else None,
+        high=tuple(highs.tolist()) if several else None,
     )
-    if len(drawn) > 1:
-        lows, highs = decimate(x, low, points)[1], decimate(x, high, points)[1]
-        axes.fill_between(steps, lows, highs, color=colour, alpha=0.2, linewidth=0)
 
 
-def _evaluations(line: Line, domain: str) -> list[tuple[Floats, Floats]]:
-    return [(m.eval_step, m.log_perplexity[domain]) for m in line.seeds if domain in m.log_perplexity]
+def _there(lines: Sequence[Line | None]) -> tuple[Line, ...]:
+    return tuple(line for line in lines if line is not None and line.x)
 
 
-def _pooled(line: Line) -> Floats:
-    values = np.concatenate([m.max_weight for m in line.seeds] or [np.array([])])
+def _evaluations(domain: str) -> Read:
+    return lambda m: (m.eval_step, m.log_perplexity[domain]) if domain in m.log_perplexity else None
+
+
+def _shares(domain: str) -> Read:
+    return lambda m: (m.step, m.weight_share[domain]) if domain in m.weight_share else None
+
+
+def _not_all(domains: Sequence[str]) -> str:
+    return f" The first {MAX_DOMAINS} of {len(domains)} domains." if len(domains) > MAX_DOMAINS else ""
+
+
+def _pooled(series: Series) -> Floats:
+    values = np.concatenate([m.max_weight for m in series.seeds] or [np.array([])])
     finite: Floats = values[np.isfinite(values)]
     return finite
-
-
-def _label(axes: "Axes", x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-
-
-def _legend(figure: "Figure", axes: "Axes") -> None:
-    """One legend above all panels, from the first panel's lines."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, handlelength=3)

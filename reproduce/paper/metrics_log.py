@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from reproduce.errors import DataError
 
 Floats = NDArray[np.float64]
-TRAIN_FIELDS = ("step", "loss", "max_weight", "ess")
+TRAIN_FIELDS = ("step", "loss", "max_weight", "ess", "entropy", "tokens_per_s")
+TRAIN_PARTS = ("weight_share", "seconds")
+"""Fields that are mappings: domain or phase -> number."""
+
 MAX_LINE = 1_000_000
+MAX_NAMES = 64
+"""Of the domains, and of the phases, of one file; more are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,18 @@ class Metrics:
     ess: Floats
     """(S,) effective sample size, in samples."""
 
+    entropy: Floats
+    """(S,) entropy of the weights, nats; ln M is uniform."""
+
+    tokens_per_s: Floats
+    """(S,) tokens a second, all ranks together."""
+
+    weight_share: Mapping[str, Floats]
+    """Domain -> (S,) share of the step's weight that its samples had; NaN where a line lacks the domain."""
+
+    seconds: Mapping[str, Floats]
+    """Phase of a step -> (S,) seconds; NaN where a line lacks the phase."""
+
     eval_step: Floats
     """(E,) optimizer step of each evaluation, rising."""
 
@@ -50,30 +67,41 @@ def read_metrics(path: Path) -> Metrics:
         DataError: the file cannot be read, or a line in its middle is broken.
     """
     train: dict[int, tuple[float, ...]] = {}
+    parts: dict[str, dict[int, dict[str, float]]] = {name: {} for name in TRAIN_PARTS}
     evaluations: dict[int, dict[str, float]] = {}
     for number, entry in _entries(path):
         try:
             if entry["kind"] == "train":
-                train[int(entry["step"])] = tuple(_number(entry.get(name)) for name in TRAIN_FIELDS)
+                step = int(entry["step"])
+                train[step] = tuple(_number(entry.get(name)) for name in TRAIN_FIELDS)
+                for name, by_step in parts.items():
+                    by_step[step] = _numbers(entry.get(name) or {})
             elif entry["kind"] == "eval":
-                values = entry["log_perplexity"]
-                evaluations[int(entry["step"])] = {str(k): _number(v) for k, v in values.items()}
+                evaluations[int(entry["step"])] = _numbers(entry["log_perplexity"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path}:{number}: no line of ours ({error!r:.80}); restore the file") from error
     steps = sorted(train)
     columns = np.array([train[s] for s in steps], dtype=np.float64).reshape(len(steps), len(TRAIN_FIELDS)).T
     eval_steps = sorted(evaluations)
-    domains = list(dict.fromkeys(name for s in eval_steps for name in evaluations[s]))
+    column = dict(zip(TRAIN_FIELDS, columns, strict=True))
     return Metrics(
-        step=columns[0],
-        loss=columns[1],
-        max_weight=columns[2],
-        ess=columns[3],
+        step=column["step"],
+        loss=column["loss"],
+        max_weight=column["max_weight"],
+        ess=column["ess"],
+        entropy=column["entropy"],
+        tokens_per_s=column["tokens_per_s"],
+        weight_share=_by_name(steps, parts["weight_share"]),
+        seconds=_by_name(steps, parts["seconds"]),
         eval_step=np.array(eval_steps, dtype=np.float64),
-        log_perplexity={
-            name: np.array([evaluations[s].get(name, math.nan) for s in eval_steps]) for name in domains
-        },
+        log_perplexity=_by_name(eval_steps, evaluations),
     )
+
+
+def _by_name(steps: Sequence[int], found: Mapping[int, Mapping[str, float]]) -> dict[str, Floats]:
+    """Mappings of the steps as one array a name, the names in order of appearance."""
+    names = list(dict.fromkeys(name for step in steps for name in found[step]))[:MAX_NAMES]
+    return {name: np.array([found[step].get(name, math.nan) for step in steps]) for name in names}
 
 
 def _entries(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -99,6 +127,10 @@ def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise DataError(f"{path}:{number}: not a JSON object; restore the file from the run")
     return entry
+
+
+def _numbers(values: Mapping[object, object]) -> dict[str, float]:
+    return {str(name): _number(value) for name, value in values.items()}
 
 
 def _number(value: object) -> float:

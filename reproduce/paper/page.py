@@ -1,28 +1,24 @@
 """What the report's page shows, as text and figures: built from runs and studies, before any HTML."""
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from data_prep.files import read_ordinary_file
+from reproduce.errors import UserError
 from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
 from reproduce.paper.extras import Extra, extras
-from reproduce.paper.figures import Curves, Line, strategy_curves
+from reproduce.paper.figure_list import family_figures
+from reproduce.paper.figures import Curves, strategy_curves
 from reproduce.paper.found_studies import FoundStudy
-from reproduce.paper.matching import Group, group_runs, match_rows, setting_differences
-from reproduce.paper.metrics_log import Metrics, read_metrics
-from reproduce.paper.page_figures import PageFigure, embedded, run_figures
-from reproduce.paper.runs import Run, Scalar
+from reproduce.paper.matching import Matches, group_runs, match_rows, scale_of
+from reproduce.paper.page_figures import PageFigure, page_figure
+from reproduce.paper.page_runs import ShownRun, commands, shown_run, shown_value
+from reproduce.paper.run_groups import Family, differences, families
+from reproduce.paper.runs import Run
+from reproduce.paper.sensitivity import sensitivity
 from reproduce.paper.study_page import ShownStudy, shown_studies
-from reproduce.paper.study_words import repeat_command
-from reproduce.paper.tables import Table, load_tables
+from reproduce.paper.tables import Row, Table, load_tables
 from reproduce.paper.task_scores import ShownScore, shown_scores
 from reproduce.paper.text import clean
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 MAX_FIGURE_BYTES = 2 * 1024 * 1024
 """Further sets of runs are listed without figures once the figures drawn take this much."""
@@ -63,11 +59,14 @@ class ShownTable:
     caption: str
     unit: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[ShownCell, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[ShownCell, ...]], ...]
+    """Name, the runs behind it, cells."""
+    notes: tuple[str, ...]
+    """Of the cells that have one: row, column, note."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class ShownFamily:
     """Groups that were trained and measured alike: their curves share axes."""
 
     title: str
@@ -79,8 +78,8 @@ class Family:
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     """Dotted path -> its value in each recipe."""
 
-    left_out: bool
-    """Whether the page had no room for its figures."""
+    left_out: tuple[str, ...]
+    """Titles of the figures without room on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +95,14 @@ class Page:
     scores: tuple[ShownScore, ...]
     reduced: bool
     studies: tuple[ShownStudy, ...]
-    families: tuple[Family, ...]
-    strategies: "Markup | None"
-    runs: tuple[tuple[Run, str, tuple[tuple[str, str], ...]], ...]
-    """Run, its state, its provenance."""
+    families: tuple[ShownFamily, ...]
+    sensitivity: PageFigure | None
+    """Figure 5, where recipes differ in nothing but r."""
+    strategies: PageFigure | None
+    runs: tuple[ShownRun, ...]
 
-    commands: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
+    """What it makes again, the command."""
     verdict_texts: Mapping[str, tuple[str, str]]
 
 
@@ -117,9 +118,10 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
     found = match_rows(groups, tables)
     judged = cells(tables, found)
     touched = {cell.table for cell in judged if cell.scale is not None}
-    families = tuple(_shown_families(_families(groups)))
+    shown = tuple(_shown_families(families(groups)))
+    swept = sensitivity(groups)
     return Page(
-        tables=tuple(_shown_table(table, judged) for table in tables.values() if table.id in touched),
+        tables=tuple(_shown_table(table, judged, found) for table in tables.values() if table.id in touched),
         untouched=tuple(
             (table.id, sum(cell.table == table.id for cell in judged))
             for table in tables.values()
@@ -129,23 +131,29 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
         extra=tuple(extras(groups, tables, found)),
         scores=shown_scores([run for group in groups for run in group.runs]),
         reduced=any(cell.scale == "reduced" for cell in judged),
-        studies=shown_studies(studies, MAX_ALL_FIGURES_BYTES - _figure_bytes(families)),
-        families=families,
-        strategies=embedded(strategy_curves(curves.scores, curves.weights, curves.r)) if curves else None,
-        runs=tuple((run, _state(run), _provenance(run)) for group in groups for run in group.runs),
-        commands=tuple(_commands(groups, studies)),
+        studies=shown_studies(studies, MAX_ALL_FIGURES_BYTES - _figure_bytes(shown)),
+        families=shown,
+        sensitivity=page_figure(swept, "five", dots=True) if swept else None,
+        strategies=page_figure(strategy_curves(curves), "one") if curves else None,
+        runs=tuple(shown_run(run) for group in groups for run in group.runs),
+        commands=commands(groups, studies),
         verdict_texts=VERDICT_TEXTS,
     )
 
 
-def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
+def _shown_table(table: Table, judged: Sequence[Cell], found: Matches) -> ShownTable:
     own = [cell for cell in judged if cell.table == table.id]
     run = {cell.row.partition("/")[0] for cell in own if cell.scale is not None}
     rows = tuple(
-        (row.name, tuple(_shown_cell(cell) for cell in own if cell.row == row.name))
+        (
+            row.name,
+            _behind(table, row, found),
+            tuple(_shown_cell(cell) for cell in own if cell.row == row.name),
+        )
         for row in table.rows
         if row.model in run
     )
+    shown = {name for name, _, _ in rows}
     return ShownTable(
         id=table.id,
         source=table.source,
@@ -153,7 +161,20 @@ def _shown_table(table: Table, judged: Sequence[Cell]) -> ShownTable:
         unit=table.unit,
         columns=tuple(column.name for column in table.columns),
         rows=rows,
+        notes=tuple(
+            f"{cell.row}, {cell.column}: {cell.note}" for cell in own if cell.note and cell.row in shown
+        ),
     )
+
+
+def _behind(table: Table, row: Row, found: Matches) -> str:
+    """Which recipe and seeds a row's numbers are from; empty where it was not run."""
+    scale = scale_of(table.id, row.name, found)
+    if scale is None:
+        return ""
+    group = found[table.id, row.name, scale].group
+    seeds = ", ".join(map(str, sorted(group.by_seed)))
+    return clean(f"{clean(group.info.recipe, 60)}, seed{'s' * (len(group.by_seed) > 1)} {seeds}", 110)
 
 
 def _shown_cell(cell: Cell) -> ShownCell:
@@ -174,107 +195,41 @@ def _shown_cell(cell: Cell) -> ShownCell:
     )
 
 
-def _families(groups: Sequence[Group]) -> list[list[Group]]:
-    by_key: dict[tuple[object, ...], list[Group]] = {}
-    for group in groups:
-        run = group.runs[0]
-        model = tuple((k, v) for k, v in group.info.settings.items() if k.startswith("model."))
-        key = (run.results.eval_set_sha256, run.data_fingerprint, run.results.step, model)
-        by_key.setdefault(key, []).append(group)
-    return list(by_key.values())
-
-
-def _shown_families(families: Sequence[Sequence[Group]]) -> list[Family]:
-    shown: list[Family] = []
-    for index, groups in enumerate(families):
-        shown.append(_family(index, groups, room=_figure_bytes(shown) < MAX_FIGURE_BYTES))
+def _shown_families(found: Sequence[Family]) -> list[ShownFamily]:
+    shown: list[ShownFamily] = []
+    for index, family in enumerate(found):
+        shown.append(_family(index, family, room=MAX_FIGURE_BYTES - _figure_bytes(shown)))
     return shown
 
 
-def _figure_bytes(families: Sequence[Family]) -> int:
-    return sum(len(figure.svg) for family in families for figure in family.figures)
+def _figure_bytes(shown: Sequence[ShownFamily]) -> int:
+    return sum(figure.size for family in shown for figure in family.figures)
 
 
-def _family(index: int, groups: Sequence[Group], *, room: bool) -> Family:
-    logs = {id(run): _metrics(run) for group in groups for run in group.runs}
-    lines = []
-    for group in groups:
-        seeds = [log for run in group.runs if (log := logs[id(run)]) is not None]
-        if seeds:
-            lines.append(_line(group, seeds, groups))
-    names = tuple(clean(group.info.recipe, 60) for group in groups)
-    return Family(
+def _family(index: int, family: Family, *, room: int) -> ShownFamily:
+    names = tuple(clean(group.info.recipe, 60) for group in family.groups)
+    figures: list[PageFigure] = []
+    left_out: list[str] = []
+    for number, found in enumerate(family_figures(family)):
+        drawn = None
+        if not left_out:  # once one has found no room, the others are not even drawn
+            try:
+                drawn = page_figure(found.figure, f"f{index}-{number}", dots=found.measured)
+            except UserError:  # more lines than are drawn at all
+                drawn = None
+        if drawn is None or drawn.size > room:
+            left_out.append(clean(found.figure.title, 200))
+            continue
+        room -= drawn.size
+        figures.append(drawn)
+    return ShownFamily(
         title=", ".join(names),
-        figures=tuple(run_figures(index, lines)) if lines and room else (),
-        missing=tuple(
-            clean(run.path, 200) for group in groups for run in group.runs if logs[id(run)] is None
-        ),
+        figures=tuple(figures),
+        missing=family.missing,
         recipes=names,
-        differences=tuple(_differences(groups)),
-        left_out=bool(lines) and not room,
+        differences=tuple(
+            (clean(key, 60), tuple(clean(shown_value(value), 40) for value in values))
+            for key, values in differences(family.groups).items()
+        ),
+        left_out=tuple(left_out),
     )
-
-
-def _metrics(run: Run) -> Metrics | None:
-    path = run.path / "metrics.jsonl"
-    return read_metrics(path) if path.is_file() and not path.is_symlink() else None
-
-
-def _line(group: Group, seeds: Sequence[Metrics], groups: Sequence[Group]) -> Line:
-    alone = sum(other.info.strategy == group.info.strategy for other in groups) == 1
-    batch = group.info.settings.get("train.global_batch")
-    return Line(
-        label=clean(group.info.strategy if alone else group.info.recipe, 40),
-        strategy=group.info.strategy,
-        seeds=seeds,
-        global_batch=batch if isinstance(batch, int) and batch > 0 else None,
-    )
-
-
-def _differences(groups: Sequence[Group]) -> list[tuple[str, tuple[str, ...]]]:
-    first = groups[0].info
-    keys = list(dict.fromkeys(k for g in groups[1:] for k in setting_differences(first, g.info)))
-    return [
-        (clean(key, 60), tuple(clean(_value(group.info.settings.get(key)), 40) for group in groups))
-        for key in keys
-    ]
-
-
-def _value(value: Scalar) -> str:
-    return "–" if value is None else str(value)
-
-
-def _state(run: Run) -> str:
-    path = run.path / "status.json"
-    try:
-        status = json.loads(read_ordinary_file(path)) if not path.is_symlink() else {}
-    except (OSError, ValueError, RecursionError):
-        return "unknown"
-    return clean(status.get("state", "unknown"), 40) if isinstance(status, dict) else "unknown"
-
-
-def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple((clean(key, 60), clean(_value(value), 200)) for key, value in run.provenance.items())
-
-
-def _commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> list[str]:
-    runs = [run for group in groups for run in group.runs]
-    if not runs and not studies:
-        return []
-    folders = " ".join(map(_quoted, [*(run.path for run in runs), *(each.path for each in studies)]))
-    again = [f"reweight compare --against paper {folders}", f"reweight report {folders}"]
-    repeats = [command for each in studies if (command := repeat_command(each.study, each.path)) is not None]
-    return [*map(_train_command, runs), *repeats, *again]
-
-
-def _train_command(run: Run) -> str:
-    """Train the run once more: its own recipe.yaml is complete, overrides included."""
-    own = run.path / "recipe.yaml"
-    recipe = own if own.is_file() else run.info.recipe
-    data = run.provenance.get("data")
-    store = "" if data is None else f" --data {_quoted(data)}"
-    return f"reweight train --recipe {_quoted(recipe)} --seed {run.seed}{store}"
-
-
-def _quoted(text: object) -> str:
-    return shlex.quote(clean(text, 300))

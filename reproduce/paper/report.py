@@ -1,9 +1,12 @@
 """One self-contained HTML page about runs and toy studies. A pure function of their folders: no clock, no
-network, no script.
+network, and one script of ours, which the page's policy names by its digest and lets nothing else run.
 
-Every string from a file passes clean() and jinja2's autoescape; only SVG that we drew goes in unescaped.
+Every string from a file passes clean() and jinja2's autoescape; only SVG that we drew, and that script, go in
+unescaped.
 """
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from reproduce.paper.runs import Run
 from reproduce.paper.text import clean
 
 MAX_BYTES = 3 * 1024 * 1024
-TEMPLATE = "report.html.j2"
+TEMPLATE, SCRIPT = "report.html.j2", "report.js"
 
 
 def write_report(
@@ -53,13 +56,23 @@ def write_report(
 def render(runs: Sequence[Run], curves: Curves | None = None, studies: Sequence[FoundStudy] = ()) -> str:
     """The page as text; raises as write_report does, but for its size."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
+    folder = Path(__file__).parent
+    script = (folder / SCRIPT).read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
-    return environment.get_template(TEMPLATE).render(page=build_page(runs, curves, studies))
+    return environment.get_template(TEMPLATE).render(
+        page=build_page(runs, curves, studies), script=Markup(script), script_source=source_of(script)
+    )
+
+
+def source_of(script: str) -> str:
+    """The script as a Content-Security-Policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

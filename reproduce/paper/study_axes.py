@@ -30,6 +30,7 @@ LineName = tuple[str, str]
 POINTS = 200
 """A longer line is drawn at so many places along the axis, to keep a page of figures small."""
 
+FEW_POINTS = 30
 MARKERS = "os^DvP<X>"
 MARKERS_A_LINE = 8
 
@@ -73,8 +74,11 @@ def looks(panels: Sequence[Panel]) -> dict[LineName, Look]:
     return found
 
 
-def draw_lines(axes: "Axes", panel: Panel, styles: Mapping[LineName, Look]) -> None:
-    """Lines, bands and marks of a panel, its axes and labels; no legend."""
+def draw_lines(axes: "Axes", panel: Panel, styles: Mapping[LineName, Look], *, dots: bool = False) -> None:
+    """Lines, bands and marks of a panel, its axes and labels; no legend.
+
+    `dots`: every point of a line of at most FEW_POINTS gets a marker.
+    """
     drawn = [_Drawn.of(line, panel, styles[line.strategy, line.label]) for line in panel.lines]
     # Without a value that it can show, a logarithmic axis has no limits.
     x_log = panel.x_log and any(each.x.size for each in drawn)
@@ -82,7 +86,7 @@ def draw_lines(axes: "Axes", panel: Panel, styles: Mapping[LineName, Look]) -> N
     axes.set_xscale("log" if x_log else "linear")
     axes.set_yscale("log" if y_log else "linear")
     for each in drawn:
-        each.draw(axes)
+        each.draw(axes, dots=dots)
     marks = [
         replace(mark, at=at)
         for mark in panel.marks
@@ -91,12 +95,23 @@ def draw_lines(axes: "Axes", panel: Panel, styles: Mapping[LineName, Look]) -> N
     for mark in marks:
         _draw_mark(axes, mark)
     note = _limit(axes, drawn, [mark.at for mark in marks if mark.axis == "y"]) if y_log else ""
+    if not x_log and any(each.x.size and each.x[0] < 0 for each in drawn):
+        axes.locator_params(axis="x", nbins=5)  # numbers with a sign are wide
     for axis, log in ((axes.xaxis, x_log), (axes.yaxis, y_log)):
         if log:
             _plain_ticks(axis)
     axes.set_title(clean(panel.title, 80) + note, fontsize=8)
     axes.set_xlabel(clean(panel.x_label, 80))
     axes.set_ylabel(clean(panel.y_label, 80))
+
+
+def drawn_points(line: Line, panel: Panel) -> Indices:
+    """Which of a line's points are drawn: few enough to keep a figure small, none without a place."""
+    x = _floats(line.x, log=panel.x_log)
+    y = _floats(line.y, log=panel.y_log)
+    keep = np.flatnonzero(np.isfinite(x))
+    kept: Indices = keep[_thinned(_places(x[keep], log=panel.x_log), y[keep])]
+    return kept
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,7 @@ class _Drawn:
     def of(cls, line: Line, panel: Panel, look: Look) -> "_Drawn":
         x = _floats(line.x, log=panel.x_log)
         y = _floats(line.y, log=panel.y_log)
-        keep = np.flatnonzero(np.isfinite(x))
-        keep = keep[_thinned(_places(x[keep], log=panel.x_log), y[keep])]
+        keep = drawn_points(line, panel)
         low, high = (
             # A band that reaches 0, which a logarithmic axis has not, goes down to the axis: no gap.
             None if values is None else _floats(values, log=panel.y_log, at_zero=0.0)[keep]
@@ -127,21 +141,24 @@ class _Drawn:
         there: Floats = self.y[np.isfinite(self.y)]
         return there
 
-    def draw(self, axes: "Axes") -> None:
+    def draw(self, axes: "Axes", *, dots: bool) -> None:
         places = _places(self.x, log=axes.get_xscale() == "log")
         # Markers of lines that lie on each other stand beside each other.
         cells = np.floor(MARKERS_A_LINE * places + 0.37 * self.look.variant)
         marked = np.flatnonzero(np.diff(cells, prepend=-1.0)).tolist()
-        axes.plot(self.x, self.y, markevery=marked, **self.look.style())
+        style = self.look.style()
+        if dots and self.x.size <= FEW_POINTS:
+            marked, style = list(range(self.x.size)), {"marker": "o", "markersize": 2.5, **style}
+        axes.plot(self.x, self.y, markevery=marked, **style)
         alone = _alone(np.isfinite(self.y))
         if alone.any():
-            dots: dict[str, Any] = {
+            dot: dict[str, Any] = {
                 "color": self.look.colour,
                 "marker": ".",
                 "linestyle": "none",
                 "markersize": 4.0,
             }
-            axes.plot(self.x[alone], self.y[alone], **dots)
+            axes.plot(self.x[alone], self.y[alone], **dot)
         if self.low is not None and self.high is not None:
             axes.fill_between(self.x, self.low, self.high, color=self.look.colour, alpha=0.13, linewidth=0)
 

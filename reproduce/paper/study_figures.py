@@ -41,13 +41,14 @@ LEGEND_FONT = 7.0
 MAP_LABELS = {"better": BETTER, "worse": WORSE}
 
 
-def draw_figure(figure: Figure, *, title: bool = True, png: bool = True) -> Drawn:
+def draw_figure(figure: Figure, *, title: bool = True, png: bool = True, dots: bool = False) -> Drawn:
     """The figure as files' contents.
 
     Args:
         figure: what to draw.
         title: write the figure's title above the panels.
         png: draw the PNG too: 150 dots an inch, on white.
+        dots: mark every point of a line of few points: they were measured, what lies between was not.
 
     Raises:
         UserError: more panels, lines or cells than can be read, let alone drawn.
@@ -65,7 +66,7 @@ def draw_figure(figure: Figure, *, title: bool = True, png: bool = True) -> Draw
     with drawing(figure.id, width, height, png=png) as (canvas, out):
         if title:
             canvas.suptitle(clean(figure.title, 110), fontsize=9)
-        _fill(canvas, rows, columns, heights, styles, width)
+        _fill(canvas, rows, columns, heights, styles, width, dots=dots)
         if labels:
             _draw_legend(canvas, styles, labels, across)
     return out
@@ -94,6 +95,8 @@ def _fill(
     heights: Sequence[float],
     styles: Mapping[LineName, Look],
     width: float,
+    *,
+    dots: bool,
 ) -> None:
     maps = [panel for row in rows for panel in row if isinstance(panel, Map)]
     size = min([font_size(panel, width / columns) for panel in maps] or [LARGEST_FONT])
@@ -105,7 +108,7 @@ def _fill(
             if isinstance(panel, Map):
                 draw_map(axes, panel, width / columns, size, scale)
             else:
-                draw_lines(axes, panel, styles)
+                draw_lines(axes, panel, styles, dots=dots)
 
 
 def _height(panel: Panel | Map, width: float) -> float:

@@ -37,6 +37,21 @@ def write_outputs(folder: Path, study: Study) -> list[Path]:
     return [*write_files(folder, _contents(study)), write_study(folder, study)]
 
 
+def write_figure(folder: Path, figure: Figure, *, dots: bool = False) -> list[Path]:
+    """Write a figure as SVG, PNG and CSV; each whole or not at all.
+
+    Args:
+        folder: made where there is none.
+        figure: its id names the files.
+        dots: as draw_figure takes it.
+
+    Raises:
+        UserError: a figure too large to draw.
+        StorageError: a file cannot be written.
+    """
+    return write_files(folder, figure_files(figure, dots=dots))
+
+
 def table_csv(table: Table) -> str:
     """The table's rows under its columns; an empty cell where there is no value."""
     out = io.StringIO()
@@ -81,9 +96,9 @@ def _contents(study: Study) -> Iterator[tuple[str, bytes]]:
         yield from figure_files(figure)
 
 
-def figure_files(figure: Figure) -> Iterator[tuple[str, bytes]]:
-    """Name and content of a figure's SVG, PNG and CSV."""
-    drawn = draw_figure(figure)
+def figure_files(figure: Figure, *, dots: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Name and content of a figure's SVG, PNG and CSV; `dots` as draw_figure takes it."""
+    drawn = draw_figure(figure, dots=dots)
     yield f"{figure.id}.svg", drawn.svg.encode()
     yield f"{figure.id}.png", drawn.png
     yield f"{figure.id}.csv", figure_csv(figure).encode()

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reproduce.errors import UserError
-from reproduce.paper.drawing import prefix_ids
 from reproduce.paper.found_studies import FoundStudy
-from reproduce.paper.page_figures import PageFigure, embedded
-from reproduce.paper.study_figures import draw_figure
+from reproduce.paper.page_figures import PageFigure, page_figure
 from reproduce.paper.study_words import repeat_command, shown, verdict
 from reproduce.paper.text import clean
 from reproduce.study import Finding, Outcome, Study
@@ -57,7 +55,7 @@ def shown_studies(found: Sequence[FoundStudy], room: int) -> tuple[ShownStudy, .
     shown_ones = []
     for index, each in enumerate(found):
         figures, left_out = _figures(each.study, f"s{index}", min(room, MAX_BYTES))
-        room -= sum(len(figure.svg.encode()) for figure in figures)
+        room -= sum(figure.size for figure in figures)
         shown_ones.append(
             ShownStudy(
                 title=clean(each.study.title, 200),
@@ -78,21 +76,16 @@ def _figures(study: Study, prefix: str, room: int) -> tuple[list[PageFigure], li
     figures: list[PageFigure] = []
     left_out: list[str] = []
     for index, figure in enumerate(study.figures):
-        title = clean(figure.title, 200)
         try:
             # Once one has found no room, the others are not even drawn.
-            drawn = "" if left_out else draw_figure(figure, title=False, png=False).svg
+            drawn = None if left_out else page_figure(figure, f"{prefix}f{index}")
         except UserError:  # more panels than are drawn at all
-            drawn = ""
-        svg = prefix_ids(drawn, f"{prefix}f{index}")
-        size = len(svg.encode())
-        if not svg or size > room:
-            left_out.append(title)
+            drawn = None
+        if drawn is None or drawn.size > room:
+            left_out.append(clean(figure.title, 200))
             continue
-        room -= size
-        figures.append(
-            PageFigure(title=title, caption=clean(figure.caption, SENTENCE_LIMIT), svg=embedded(svg))
-        )
+        room -= drawn.size
+        figures.append(drawn)
     return figures, left_out
 
 

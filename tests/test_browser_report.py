@@ -1,0 +1,240 @@
+"""The report in a real browser: nothing fetched, sorting, values, a phone's width, light and dark."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import Tab, chromium, find_browser
+from paper_runs import make_run, metrics_lines, mini
+from study_samples import renamed, sample_study
+
+from reproduce.paper.figures import Curves
+from reproduce.paper.found_studies import FoundStudy
+from reproduce.paper.report import write_report
+from reproduce.paper.runs import find_runs
+
+pytestmark = pytest.mark.browser
+
+GRID = np.linspace(-1.0, 1.0, 21)
+CURVES = Curves(scores={"linupper": (GRID, GRID)}, weights={"linupper": (GRID, GRID)}, r=0.4)
+DESKTOP, PHONE = (1100, 900), (360, 780)
+EVIL = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+PANEL = "document.querySelector('[data-name=\"held-out log-perplexity, mean: nats\"]')"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    executable = find_browser()
+    if executable is None:
+        pytest.skip("no chromium here; on Debian: apt-get install chromium")
+    with chromium(executable, tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    for strategy in ("uniform", "linupper", "quadratic", "extremes"):
+        for seed in (9, 10):
+            make_run(root / "runs", strategy, seed, mini(strategy, 0.01 * (seed - 9)), metrics=True)
+    studies = [FoundStudy(path=Path("runs/toy"), study=sample_study())]
+    return write_report(find_runs([root / "runs"]), root / "report.html", CURVES, studies)
+
+
+@pytest.fixture
+def opened(tab: Tab, page: Path) -> Tab:
+    tab.open(page, *DESKTOP)
+    return tab
+
+
+def complaints(tab: Tab) -> list[dict[str, Any]]:
+    heard = (
+        "Runtime.exceptionThrown",
+        "Runtime.consoleAPICalled",
+        "Log.entryAdded",
+        "Page.javascriptDialogOpening",
+    )
+    return [event for event in tab.events if event["method"] in heard]
+
+
+def requests(tab: Tab) -> list[str]:
+    sent = [event for event in tab.events if event["method"] == "Network.requestWillBeSent"]
+    return [event["params"]["request"]["url"] for event in sent]
+
+
+def column(tab: Tab, table: str, index: int) -> list[str]:
+    found: list[str] = tab.run(
+        f"[...document.querySelector('[aria-label=\"{table}\"] tbody').rows]"
+        f".map((row) => row.cells[{index}].textContent.trim())"
+    )
+    return found
+
+
+def head(table: str, index: int) -> str:
+    return f"document.querySelectorAll('[aria-label=\"{table}\"] thead th')[{index}]"
+
+
+def test_it_loads_without_a_request_or_a_complaint(opened: Tab, page: Path) -> None:
+    opened.run("1")  # whatever was still on its way has come
+    assert complaints(opened) == []
+    assert requests(opened) == [page.resolve().as_uri()]
+    # The script ran: its policy names it.
+    assert opened.run("document.querySelectorAll('th button').length") > 20
+
+
+def test_tables_sort_by_click_and_come_back(opened: Tab) -> None:
+    before = column(opened, "Runs", 1)
+    assert before == ["9", "10"] * 4
+    for order, expected in (
+        ("ascending", ["9"] * 4 + ["10"] * 4), ("descending", ["10"] * 4 + ["9"] * 4), ("none", before),
+    ):  # fmt: skip
+        opened.run(f"{head('Runs', 1)}.scrollIntoView({{block: 'center'}})")
+        box = opened.run(f"{head('Runs', 1)}.querySelector('button').getBoundingClientRect().toJSON()")
+        opened.point(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, click=True)
+        assert opened.run(f"{head('Runs', 1)}.getAttribute('aria-sort')") == order
+        assert column(opened, "Runs", 1) == expected
+
+
+def test_tables_sort_by_keyboard_as_numbers(opened: Tab) -> None:
+    # The mean of Table 1: uniform's own value, and the others' differences from it, with their signs.
+    opened.run(f"{head('Verdicts for table1', 8)}.querySelector('button').focus()")
+    opened.key("Enter")
+    assert opened.run("document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
+    rows = column(opened, "Verdicts for table1", 0)
+    values = [float(re.match(r"[+-]?[\d.]+", text)[0]) for text in column(opened, "Verdicts for table1", 8)]  # type: ignore[index]
+    assert values == sorted(values)
+    assert rows[0].startswith("GPT2-mini/linupper")
+    assert rows[-1].startswith("GPT2-mini/uniform")
+    opened.key("Tab")
+    assert opened.run("document.activeElement.tagName") != "TH"
+
+
+def test_values_show_under_the_pointer_and_go_with_it(opened: Tab) -> None:
+    opened.run(f"{PANEL}.scrollIntoView({{block: 'center'}})")
+    box = opened.run(f"{PANEL}.getBoundingClientRect().toJSON()")
+    opened.point(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    assert not opened.run("document.querySelector('.tip').hidden")
+    lines = opened.run("[...document.querySelector('.tip').children].map((each) => each.textContent)")
+    # Step 400 is the middle of three; metrics_lines adds 2/3 there. The seeds lie 0.01 apart.
+    assert lines == [
+        "step 400",
+        "extremes 4.0317 (4.0267 to 4.0367)",
+        "quadratic 4.0317 (4.0267 to 4.0367)",
+        "uniform 3.9917 (3.9867 to 3.9967)",
+        "linupper 3.9717 (3.9667 to 3.9767)",
+    ]
+    opened.point(5, 5)
+    assert opened.run("document.querySelector('.tip').hidden")
+
+
+@pytest.mark.parametrize("key", ["Home", "End"])
+def test_dots_lie_on_the_drawn_lines(opened: Tab, key: str) -> None:
+    opened.run(f"{PANEL}.focus()")
+    opened.key(key)
+    dots = opened.run(
+        "[...document.querySelectorAll('.dot')].map((dot) => { const box = dot.getBoundingClientRect();"
+        " return [box.x + box.width / 2, box.y + box.height / 2]; })"
+    )
+    # Where matplotlib put the markers of the evaluations: one <use> a point.
+    marks = opened.run(
+        f"[...{PANEL}.closest('.plot').querySelectorAll('svg use')].map((use) => {{"
+        " const box = use.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })"
+    )
+    assert len(dots) == 4
+    for x, y in dots:
+        assert min(abs(x - u) + abs(y - v) for u, v in marks) < 1
+
+
+def test_values_are_read_by_keyboard(opened: Tab) -> None:
+    opened.run(f"{PANEL}.focus()")
+
+    def said() -> str:
+        text: str = opened.run("document.activeElement.getAttribute('aria-valuetext')")
+        return text
+
+    assert opened.run("document.activeElement.getAttribute('role')") == "slider"
+    assert opened.run("document.activeElement.getAttribute('aria-label')") == (
+        "held-out log-perplexity, mean: nats, by step"
+    )
+    assert said().startswith("step 600: ")
+    assert "uniform 3.325 (3.32 to 3.33)" in said()
+    opened.key("ArrowLeft")
+    assert said().startswith("step 400: ")
+    opened.key("Home")
+    opened.key("ArrowLeft")
+    assert said().startswith("step 200: ")
+    opened.key("End")
+    assert said().startswith("step 600: ")
+    opened.key("Escape")
+    assert opened.run("document.querySelector('.tip').hidden")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_only_down(tab: Tab, page: Path, scheme: str, tmp_path: Path) -> None:
+    tab.open(page, *PHONE, scheme)
+    assert tab.run("[innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+    tab.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert tab.run("document.documentElement.scrollWidth") == 360
+    # Values stay on the screen, too.
+    tab.run(f"{PANEL}.scrollIntoView({{block: 'center', inline: 'center'}}); {PANEL}.focus()")
+    left, right = tab.run(
+        "((box) => [box.left, box.right])(document.querySelector('.tip').getBoundingClientRect())"
+    )
+    assert 0 <= left < right <= 360
+    tab.screenshot(tmp_path / "phone.png")
+    assert complaints(tab) == []
+
+
+CONTRAST = """(() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map((each) => {
+      const share = each / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (let each = node; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if (colour !== 'rgba(0, 0, 0, 0)') return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const texts = [...document.querySelectorAll('body *')].filter((node) => !node.closest('svg, script')
+    && [...node.childNodes].some((each) => each.nodeType === 3 && each.textContent.trim()));
+  return texts.map((node) => {
+    const [a, b] = [light(getComputedStyle(node).color), light(behind(node))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 120)];
+  }).sort((a, b) => a[0] - b[0])[0];
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_in_both_schemes(tab: Tab, page: Path, scheme: str) -> None:
+    tab.open(page, *DESKTOP, scheme)
+    ratio, where = tab.run(CONTRAST)
+    assert ratio >= 4.5, where  # WCAG 2, AA
+    ink = tab.run("getComputedStyle(document.querySelector('figure svg text')).fill")
+    page_colour = tab.run("getComputedStyle(document.body).backgroundColor")
+    assert (ink, page_colour) == {
+        "light": ("rgb(26, 28, 30)", "rgb(255, 255, 255)"), "dark": ("rgb(231, 233, 236)", "rgb(21, 23, 26)"),
+    }[scheme]  # fmt: skip
+
+
+def test_hostile_names_are_shown_and_do_nothing(tab: Tab, tmp_path: Path) -> None:
+    values = {"c4": 4.0, EVIL: 3.0, "mean": 3.5}
+    folder = make_run(tmp_path / "runs", "linupper", 0, values, metrics=True)
+    (folder / "metrics.jsonl").write_text("".join(metrics_lines(values, 0, steps=30)))
+    studies = [FoundStudy(path=Path(EVIL), study=renamed(sample_study(), EVIL))]
+    out = write_report(find_runs([tmp_path / "runs"]), tmp_path / "report.html", CURVES, studies)
+    tab.open(out, *DESKTOP)
+    # Every panel's values, and every table's order, with such names in them.
+    tab.run("document.querySelectorAll('.panel').forEach((panel) => panel.focus())")
+    tab.run("document.querySelectorAll('th button').forEach((button) => button.click())")
+    assert EVIL[:20] in tab.run("document.querySelector('.tip').textContent")
+    assert tab.run("document.querySelectorAll('img, body script').length") == 1
+    assert complaints(tab) == []
+    assert requests(tab) == [out.resolve().as_uri()]

@@ -1,0 +1,82 @@
+"""`reweight figures` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from paper_runs import make_run, mini
+
+from reproduce.cli.root import run
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_writes_three_files_a_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    for strategy in ("uniform", "linupper"):
+        make_run(Path("runs"), strategy, 0, mini(strategy), metrics=True)
+    assert run(["figures", "--only", "figure6, ess", "--only", "figure5"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "figures/figure6.svg  Largest weight of a step (the paper's Figure 6)",
+        "figures/ess.svg  Effective sample size",
+    ]
+    assert err.startswith("figure5: not drawn, it needs runs that are equal in all but reweighting.r")
+    assert err.count("\n") == 1
+    assert len(list(Path("figures").iterdir())) == 6
+    assert run(["figures", "--only", "overhead", "--out", "o", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["out"] == "o"
+    (figure,) = document["figures"]
+    assert (figure["id"], figure["files"]) == (
+        "overhead",
+        ["o/overhead.svg", "o/overhead.png", "o/overhead.csv"],
+    )
+    assert document["missing"] == []
+
+
+def test_figure_1_needs_no_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["figures"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "figures/figure1.svg  Strategies (the paper's Figure 1)\n"
+    assert "weights-by-quantile: not drawn, it needs every sample's loss and weight" in err
+
+
+def test_nothing_drawn_is_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir()
+    assert run(["figures", "--only", "weights-by-quantile,figure7"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith(
+        "reweight: no figure could be drawn; figure7: not drawn, it needs a toy"
+    )
+    assert not Path("figures").exists()
+
+
+def test_a_figure_too_large_to_draw_stops_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(Path("runs"), "linupper", 0, mini("linupper"), metrics=True)
+    monkeypatch.setattr("reproduce.paper.study_figures.MAX_PANELS", 1)
+    assert run(["figures", "--only", "loss,ess"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "figures/ess.svg  Effective sample size\n"
+    assert "loss: not drawn, figure loss has 2 panels" in err
+
+
+def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["figures", "nowhere"]) == 3
+    assert run(["figures", "--only", "figre6"]) == 2
+    assert "did you mean 'figure6'?" in capsys.readouterr().err
+    assert run(["figures", "--only", ""]) == 2
+    Path("file").write_text("")
+    assert run(["figures", "--only", "figure1", "--out", "file/x"]) == 7
+    folder = make_run(Path("runs"), "linupper", 0, mini("linupper"))
+    (folder / "metrics.jsonl").write_text("broken\n")
+    capsys.readouterr()
+    assert run(["figures", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "metrics.jsonl:1: not JSON" in err
