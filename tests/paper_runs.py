@@ -234,6 +234,7 @@ def metrics_lines(values: Mapping[str, float], seed: int, steps: int = 600) -> l
             "ess": 25.0 + math.cos(step),
             "entropy": 3.3,
             "weight_share": {domain: 1 / len(DOMAINS) for domain in DOMAINS},
+            "weight_by_loss": {"0.250": 0.6, "0.750": 1.4 if step > steps // 2 else 1.2},
             "tokens_per_s": 1000.0,
         }
         lines.append(json.dumps(train) + "\n")

@@ -41,7 +41,7 @@ def test_figure_1_needs_no_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["figures"]) == 0
     out, err = capsys.readouterr()
     assert out == "figures/figure1.svg  Strategies (the paper's Figure 1)\n"
-    assert "weights-by-quantile: not drawn, it needs every sample's loss and weight" in err
+    assert "weights-by-quantile: not drawn, it needs runs of another strategy than uniform" in err
 
 
 def test_nothing_drawn_is_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from reproduce.paper.figures import (
     max_weight_distribution,
     strategy_curves,
     weight_share_curves,
+    weights_by_quantile,
 )
 from reproduce.paper.metrics_log import Metrics, read_metrics
 from reproduce.paper.study_figures import draw_figure
@@ -249,6 +251,22 @@ def timed(tmp_path: Path, name: str, forward: float, weights: float, rate: float
     )
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return Series(label=name, strategy=name, seeds=[read_metrics(path)], global_batch=32)
+
+
+def test_weights_are_averaged_by_the_place_of_the_loss_over_steps_with_uneven_weights(tmp_path: Path) -> None:
+    found = lines(tmp_path)
+    metrics = found[0].seeds[0]
+    uneven = metrics.max_weight > 1 + 1e-6
+    drawn = panel_of(weights_by_quantile(found)).lines[0]
+    assert drawn.x == (0.25, 0.75)
+    wanted = [metrics.weight_by_loss[name][uneven].mean() for name in ("0.250", "0.750")]
+    assert drawn.y[:1] == pytest.approx((0.6,))
+    if len(found[0].seeds) == 1:
+        assert drawn.y == pytest.approx(wanted)
+    even = replace(metrics, max_weight=np.ones_like(metrics.max_weight))
+    assert panel_of(weights_by_quantile([replace(found[0], seeds=[even])])).lines == ()
+    hostile = replace(metrics, weight_by_loss={"x": metrics.step, "7": metrics.step, "nan": metrics.step})
+    assert panel_of(weights_by_quantile([replace(found[0], seeds=[hostile])])).lines == ()
 
 
 def test_overhead_is_in_percent_of_uniforms_whole_step(tmp_path: Path) -> None:

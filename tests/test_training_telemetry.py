@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
@@ -16,6 +17,7 @@ from reproduce.recipe.estimate import flops_a_token
 from reproduce.training.data import training_batches
 from reproduce.training.loop import Events, Options, run
 from reproduce.training.model import build_network
+from reproduce.training.telemetry import weight_by_loss
 
 PHASES = {"data", "forward", "weights", "backward", "optimizer"}
 
@@ -53,6 +55,24 @@ def test_a_line_says_what_the_time_went_to(
         assert line["over_bound"] == (line["max_weight"] > 2)
         assert 1 <= line["ess"] <= 6 + 1e-6
         assert line["entropy"] <= math.log(6) + 1e-6
+        by_loss = list(line["weight_by_loss"].values())  # one a sample: the batch has six
+        assert sum(by_loss) == pytest.approx(6, abs=1e-5)
+        assert max(by_loss) == pytest.approx(line["max_weight"], rel=1e-6)
+        # LinUpper's weights rise with the loss, in what they are normalised over.
+        assert scope == "micro" or by_loss == sorted(by_loss)
+
+
+def test_weights_by_the_place_of_the_loss() -> None:
+    # 20 samples, losses 0 to 19 in any order, weight of loss l is l/190: groups of two, whose mean is
+    # (2g + 2g + 1)/2 / 190, times 20, in the middle of the g-th tenth.
+    losses = np.random.default_rng(0).permutation(20).astype(np.float32)
+    found = weight_by_loss(losses, (losses / 190).astype(np.float32))
+    assert list(found) == [f"{0.05 + 0.1 * g:.3f}" for g in range(10)]
+    assert list(found.values()) == pytest.approx([(2 * g + 0.5) / 190 * 20 for g in range(10)], rel=1e-6)
+    # Three samples: a group each, at 1/6, 1/2 and 5/6.
+    assert weight_by_loss(np.array([2.0, 1.0, 3.0]), np.array([0.5, 0.25, 0.25])) == pytest.approx(
+        {"0.167": 0.75, "0.500": 1.5, "0.833": 0.75}
+    )
 
 
 def test_the_lagged_scope_tells_its_distance_from_the_exact_weights(

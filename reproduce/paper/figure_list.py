@@ -20,6 +20,9 @@ MODELS: Mapping[str, str] = {"figure2": "GPT2-medium", "figure3": "GPT2-mini", "
 
 STUDIES: Mapping[str, str] = {"figure7": "regression", "figure8": "dro"}
 
+MEASURED = ("loss", "weights-by-quantile")
+"""Figures of runs with few points, which are marked one by one."""
+
 IN_METRICS = "runs with `{}` in metrics.jsonl"
 NEEDS: Mapping[str, str] = {
     "figure1": "nothing",
@@ -38,8 +41,7 @@ NEEDS: Mapping[str, str] = {
     "weight-share": IN_METRICS.format("weight_share"),
     "overhead": "a uniform run and one of another strategy, alike in the rest, with `tokens_per_s` and "
     "`seconds` in metrics.jsonl",
-    "weights-by-quantile": "every sample's loss and weight; metrics.jsonl keeps sums over a batch, not its "
-    "samples",
+    "weights-by-quantile": "runs of another strategy than uniform with `weight_by_loss` in metrics.jsonl",
 }
 """Figure -> what it needs. The keys are all figures, in the order in which they are shown."""
 
@@ -91,6 +93,7 @@ def family_figures(family: Family) -> list[Found]:
         "entropy": draw.entropy_curves,
         "weight-share": draw.weight_share_curves,
         "overhead": overhead,
+        "weights-by-quantile": draw.weights_by_quantile,
     }
     for kind, make in simple.items():
         figure = make(family.series)
@@ -98,9 +101,8 @@ def family_figures(family: Family) -> list[Found]:
             caption = f"{about} {figure.caption}"
             if kind == "overhead" and _several_machines(family):
                 caption += " The runs were not all made on one machine."
-            found.append(
-                Found(kind=kind, figure=replace(figure, caption=caption), measured=kind in ("loss",))
-            )
+            drawn = replace(figure, caption=caption)
+            found.append(Found(kind=kind, figure=drawn, measured=kind in MEASURED))
     return sorted(found, key=lambda each: list(NEEDS).index(each.kind))
 
 

@@ -26,6 +26,9 @@ MAX_DOMAINS = 24
 BOUND = 2.0
 """The theory's bound on a weight, as a multiple of the uniform weight (Theorem 1)."""
 
+EVEN = 1e-6
+"""A largest weight times M this close to 1 is that of uniform weights."""
+
 SPAN = "Bands span the seeds, lowest to highest."
 
 
@@ -190,6 +193,48 @@ def weight_share_curves(series: Sequence[Series]) -> Figure:
         ),
         columns=3,
     )
+
+
+def weights_by_quantile(series: Sequence[Series]) -> Figure:
+    """What weight a sample had by the place of its loss in the batch: the strategy as training met it.
+
+    Over all logged steps whose weights are not even, so after a uniform warm-up.
+    """
+    panel = Panel(
+        title="",
+        x_label="place of the loss in its batch (0 lowest, 1 highest)",
+        y_label="mean weight, times M",
+        lines=_there([_line(each, [_by_place(m) for m in each.seeds]) for each in series]),
+        marks=(Mark(axis="y", at=BOUND, label="bound 2/M"),),
+    )
+    return Figure(
+        id="weights-by-quantile",
+        title="Weight against the quantile of the loss",
+        caption="Mean weight, times the batch size M, of the tenth of a batch whose losses lie there, over "
+        f"all logged steps with uneven weights; 1 is uniform. {SPAN}",
+        panels=(panel,),
+    )
+
+
+def _by_place(metrics: Metrics) -> tuple[Floats, Floats]:
+    """Places, rising, and the mean weight at each."""
+    named = {place: values for name, values in metrics.weight_by_loss.items() if (place := _place(name)) >= 0}
+    places = sorted(named)
+    uneven = metrics.max_weight > 1 + EVEN
+    means = [
+        float(kept.mean()) if (kept := named[p][uneven & np.isfinite(named[p])]).size else math.nan
+        for p in places
+    ]
+    return np.array(places), np.array(means)
+
+
+def _place(name: str) -> float:
+    """A place in [0, 1] as metrics.jsonl writes it; -1 for a name that is none."""
+    try:
+        place = float(name)
+    except ValueError:
+        return -1.0
+    return place if 0 <= place <= 1 else -1.0
 
 
 def empty(figure: Figure) -> bool:

@@ -14,8 +14,8 @@ from reproduce.errors import DataError
 
 Floats = NDArray[np.float64]
 TRAIN_FIELDS = ("step", "loss", "max_weight", "ess", "entropy", "tokens_per_s")
-TRAIN_PARTS = ("weight_share", "seconds")
-"""Fields that are mappings: domain or phase -> number."""
+TRAIN_PARTS = ("weight_share", "weight_by_loss", "seconds")
+"""Fields that are mappings: domain, place of the loss or phase -> number."""
 
 MAX_LINE = 1_000_000
 MAX_NAMES = 64
@@ -46,6 +46,10 @@ class Metrics:
 
     weight_share: Mapping[str, Floats]
     """Domain -> (S,) share of the step's weight that its samples had; NaN where a line lacks the domain."""
+
+    weight_by_loss: Mapping[str, Floats]
+    """Place of a sample's loss in the batch, 0 lowest to 1 highest -> (S,) mean weight times M; NaN where a
+    line lacks it."""
 
     seconds: Mapping[str, Floats]
     """Phase of a step -> (S,) seconds; NaN where a line lacks the phase."""
@@ -92,6 +96,7 @@ def read_metrics(path: Path) -> Metrics:
         entropy=column["entropy"],
         tokens_per_s=column["tokens_per_s"],
         weight_share=_by_name(steps, parts["weight_share"]),
+        weight_by_loss=_by_name(steps, parts["weight_by_loss"]),
         seconds=_by_name(steps, parts["seconds"]),
         eval_step=np.array(eval_steps, dtype=np.float64),
         log_perplexity=_by_name(eval_steps, evaluations),

@@ -40,7 +40,7 @@ CHECKPOINT_BYTES_A_PARAMETER = 12
 MODEL_BYTES_A_PARAMETER = 4
 """The exported model, float32."""
 
-LOG_LINE_BYTES = 1000
+LOG_LINE_BYTES = 1500
 """A line of metrics.jsonl, at most."""
 
 CPU_SHARE = 0.35

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_prep.batches import BatchPlan
 from reproduce.method import SampleReweighter, sample_slices, weight_statistics
@@ -14,6 +15,8 @@ from reproduce.training.clock import Clock, PhaseTimer
 from reproduce.training.mesh import Mesh
 from reproduce.training.optimizer import learning_rate
 from reproduce.training.step import StepOutcome
+
+Floats = NDArray[np.floating[Any]]
 
 BOUND = 2.0
 """Proposition 1's bound on a weight, as a multiple of 1/M."""
@@ -28,6 +31,25 @@ def peak_flops(mesh: Mesh) -> float | None:
     if not found:
         return None
     return found[0].bf16_flops if mesh.precision == "bf16" else found[0].fp32_flops
+
+
+LOSS_GROUPS = 10
+"""Groups that the samples of a batch are put into by their loss, at most."""
+
+
+def weight_by_loss(losses_M: Floats, weights_M: Floats) -> dict[str, float]:
+    """Mean weight times M of the samples by the place of their loss in the batch.
+
+    The batch is sorted by loss and cut into LOSS_GROUPS even groups (one a sample where there are fewer).
+
+    Returns:
+        Middle of the group as a share of the batch, 0 the lowest loss and 1 the highest -> mean weight x M.
+    """
+    samples = len(losses_M)
+    order = np.argsort(losses_M, kind="stable")
+    groups = np.array_split(np.arange(samples), min(LOSS_GROUPS, samples))
+    scaled = weights_M[order].astype(np.float64) * samples
+    return {f"{(group.mean() + 0.5) / samples:.3f}": float(scaled[group].mean()) for group in groups}
 
 
 class Telemetry:
@@ -74,6 +96,9 @@ class Telemetry:
             "ess": statistics.ess,
             "entropy": statistics.entropy,
             "weight_share": self._weight_share(plan, outcome),
+            "weight_by_loss": weight_by_loss(
+                reweighted.losses_M.cpu().numpy(), reweighted.weights_M.cpu().numpy()
+            ),
             "tokens_per_s": rate,
             "model_flops_per_s": rate * self._flops,
             "mfu": None if self._peak is None else rate * self._flops / self._peak,
