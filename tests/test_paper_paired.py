@@ -157,7 +157,7 @@ def test_compare_against_a_run_shows_both_intervals(runs: Path, capsys: pytest.C
     assert max(len(line) for line in out.splitlines()) <= 102
     rows = [line for line in out.splitlines() if line.startswith(("│ web", "│ book", "│ mean"))]
     assert [line.count("[") for line in rows] == [2, 2, 2]  # no interval is broken over two lines
-    assert err == ""
+    assert err == "note: nano_linupper has reweighting.strategy linupper, there uniform\n"
     (runs / "nano_linupper/seed-2" / FILE_NAME).rename(runs / "aside")
     assert run(["compare", "--against", "runs/nano_uniform", "--json"]) == 0
     out, err = capsys.readouterr()
