@@ -25,7 +25,7 @@ def test_it_writes_the_page_and_prints_its_path(capsys: pytest.CaptureFixture[st
     page = Path("pages/r.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert "nano_linupper" in page
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     assert run(["report", "runs/nano_linupper", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["report"] == "report.html"

@@ -85,9 +85,9 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     assert heads == ["verdicts", "runs", "curves", "strategies", "what", "rerun"]
     tags = Counter(tag for tag, _ in Elements(page).tags)
     # Figure 3, largest weight, loss, effective sample size, entropy, share of the weight, time of a step
-    # (tokens a second alone: the logs have no seconds), strategies.
-    assert tags["svg"] == 8
-    assert tags["figcaption"] == tags["figure"] == 8
+    # (tokens a second alone: the logs have no seconds), weights by quantile, strategies.
+    assert tags["svg"] == 9
+    assert tags["figcaption"] == tags["figure"] == 9
     assert tags["caption"] == tags["table"] == 4  # table 1, claims, runs, recipe differences
     text = Elements(page).text
     assert "judged by sign only" in text
@@ -265,7 +265,7 @@ def test_many_sets_of_runs_stay_below_the_limit(tmp_path: Path, monkeypatch: pyt
     first = make_run(tmp_path / "a", "linupper", 0, two_domains("cc"), metrics=True)
     other = make_run(tmp_path / "b", "linear", 0, two_domains("cc"), eval_set="f" * 64)
     shutil.copy(first / "metrics.jsonl", other)
-    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 12
+    assert Counter(t for t, _ in Elements(render(find_runs([tmp_path]), None)).tags)["svg"] == 14
     monkeypatch.setattr("reproduce.paper.page.MAX_FIGURE_BYTES", 1000)
     page = render(find_runs([tmp_path]), None)
     assert Counter(t for t, _ in Elements(page).tags)["svg"] == 0
