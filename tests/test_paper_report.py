@@ -245,6 +245,13 @@ def test_a_run_without_metrics_is_named(runs: Path) -> None:
     assert "nano_uniform/seed-0" in text
 
 
+def test_the_proxy_of_a_domain_algorithm_is_made_again_by_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "uniform", 0, mini("uniform"), name="proxy", domains={"algorithm": "doge"})
+    text = Elements(render(find_runs([tmp_path]), CURVES)).text
+    assert f"reweight domains doge --recipe {folder / 'recipe.yaml'} --seed 0 --data" in text
+    assert f"reweight train --recipe {folder}" not in text
+
+
 def test_incomparable_runs_are_refused(runs: Path, tmp_path: Path) -> None:
     make_run(runs, "extremes", 0, mini("extremes"), eval_set="f" * 64)
     with pytest.raises(UserError, match="evaluation set"):

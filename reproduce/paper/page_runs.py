@@ -103,12 +103,17 @@ def commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> tuple[tu
 
 
 def _train_command(run: Run) -> str:
-    """Train the run once more: its own recipe.yaml is complete, overrides included."""
+    """Make the run once more: its own recipe.yaml is complete, overrides included.
+
+    The proxy of a domain algorithm is no plain run, `train` refuses it: the algorithm makes it again.
+    """
     own = run.path / "recipe.yaml"
     recipe = own if own.is_file() else run.info.recipe
     data = run.provenance.get("data")
     store = "" if data is None else f" --data {_quoted(data)}"
-    return f"reweight train --recipe {_quoted(recipe)} --seed {run.seed}{store}"
+    algorithm = run.info.settings.get("domains.algorithm")
+    verb = "train" if algorithm is None else f"domains {_quoted(algorithm)}"
+    return f"reweight {verb} --recipe {_quoted(recipe)} --seed {run.seed}{store}"
 
 
 def _quoted(text: object) -> str:
