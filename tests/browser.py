@@ -29,7 +29,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 """The protocol speaks on descriptors 3 and 4, whatever numbers the pipes have here."""
 
-KEYS = {"Enter": 13, "Tab": 9, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+KEYS = {
+    "Enter": 13, "Tab": 9, "Escape": 27, "End": 35, "Home": 36,
+    "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
 
 
 def find_browser() -> str | None:

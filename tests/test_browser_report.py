@@ -172,6 +172,44 @@ def test_values_are_read_by_keyboard(opened: Tab) -> None:
     assert opened.run("document.querySelector('.tip').hidden")
 
 
+def test_a_map_says_its_cells_under_the_pointer_and_by_keyboard(opened: Tab) -> None:
+    grid = "document.querySelector('[data-name=\"final loss beside uniform\"]')"
+
+    def tip() -> list[str]:
+        return opened.run("[...document.querySelector('.tip').children].map((each) => each.textContent)")  # type: ignore[no-any-return]
+
+    def said() -> str:
+        return opened.run("document.activeElement.getAttribute('aria-valuetext')")  # type: ignore[no-any-return]
+
+    opened.run(f"{grid}.scrollIntoView({{block: 'center'}})")
+    box = opened.run(f"{grid}.getBoundingClientRect().toJSON()")
+    opened.point(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+    assert tip() == ["r: 1, outlier share: 0.25", "+12% (0.125 on the colour scale)"]
+    # The mark lies over the cell that matplotlib drew: the text in its middle is that cell's.
+    mark = opened.run("document.querySelector('.cell').getBoundingClientRect().toJSON()")
+    words = opened.run(
+        f"[...{grid}.closest('.plot').querySelectorAll('svg text')].filter((each) => "
+        "each.textContent === '+12%').map((each) => each.getBoundingClientRect().toJSON())[0]"
+    )
+    assert mark["x"] < words["x"]
+    assert mark["x"] + mark["width"] > words["x"] + words["width"]
+    assert mark["y"] < words["y"] + words["height"] / 2 < mark["y"] + mark["height"]
+
+    opened.run(f"{grid}.focus()")
+    for key, expected in (
+        ("Home", "r: 0.4, outlier share: 0: -50% (-0.5 on the colour scale)"),
+        ("ArrowLeft", "r: 0.4, outlier share: 0: -50% (-0.5 on the colour scale)"),
+        ("ArrowRight", "r: 0.4, outlier share: 0.25: +75% (0.75 on the colour scale)"),
+        ("ArrowUp", "r: 0.4, outlier share: 0.25: +75% (0.75 on the colour scale)"),
+        ("ArrowDown", "r: 1, outlier share: 0.25: +12% (0.125 on the colour scale)"),
+        ("End", "r: 2, outlier share: 0.25: diverges"),
+    ):
+        opened.key(key)
+        assert said() == expected
+    opened.key("Escape")
+    assert opened.run("document.querySelector('.tip').hidden")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_only_down(tab: Tab, page: Path, scheme: str, tmp_path: Path) -> None:
     tab.open(page, *PHONE, scheme)

@@ -1,5 +1,6 @@
 """Figures as they stand in the report's page: SVG with caption, and the values that the pointer finds."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,8 +9,9 @@ from eval.json_files import finite
 from reproduce.paper.drawing import INK, Box, prefix_ids
 from reproduce.paper.study_axes import LineName, Look, drawn_points, looks
 from reproduce.paper.study_figures import draw_figure
+from reproduce.paper.study_map import NAME_LIMIT, cell_colour, cell_lines, full_colour_at, to_hex
 from reproduce.paper.text import clean
-from reproduce.study import Figure, Line, Panel
+from reproduce.study import Figure, Line, Map, Panel
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,8 +33,8 @@ class HoverLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HoverPanel:
-    """Where a panel's axes lie over the figure, what they span, and the values that are drawn there."""
+class Hover:
+    """Where a panel's axes lie over the figure."""
 
     name: str
     left: str
@@ -40,6 +42,12 @@ class HoverPanel:
     top: str
     width: str
     height: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoverPanel(Hover):
+    """What a panel's axes span, and the values that are drawn there."""
+
     x: str
     """Values at the two ends."""
     y: str
@@ -50,6 +58,18 @@ class HoverPanel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HoverMap(Hover):
+    """What each cell of a map says."""
+
+    columns: str
+    """What each column stands for, as a JSON list; the first stands left."""
+    rows: str
+    """What each row stands for, as a JSON list; the first stands at the top."""
+    cells: str
+    """A JSON list of rows, each a list of (text, colour)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageFigure:
     """One figure with its caption."""
 
@@ -57,12 +77,14 @@ class PageFigure:
     caption: str
     svg: "Markup"
     panels: tuple[HoverPanel, ...] = ()
+    maps: tuple[HoverMap, ...] = ()
 
     @property
     def size(self) -> int:
         """About how many bytes of the page it takes."""
-        values = (len(t) for p in self.panels for w in p.lines for t in (w.x, w.y, w.low, w.high))
-        return len(self.svg.encode()) + sum(values) + 400 * len(self.panels)
+        values = [t for p in self.panels for w in p.lines for t in (w.x, w.y, w.low, w.high)]
+        values += [escaped for m in self.maps for escaped in map(_escaped, (m.columns, m.rows, m.cells))]
+        return len(self.svg.encode()) + sum(map(len, values)) + 400 * (len(self.panels) + len(self.maps))
 
 
 def page_figure(figure: Figure, prefix: str, *, dots: bool = False) -> PageFigure:
@@ -73,16 +95,18 @@ def page_figure(figure: Figure, prefix: str, *, dots: bool = False) -> PageFigur
     """
     drawn = draw_figure(figure, title=False, png=False, dots=dots)
     styles = looks([panel for panel in figure.panels if isinstance(panel, Panel)])
-    panels = (
-        _hover(panel, box, styles)
-        for panel, box in zip(figure.panels, drawn.boxes, strict=True)
-        if isinstance(panel, Panel)  # a map's cells say what they hold
-    )
+    placed = list(zip(figure.panels, drawn.boxes, strict=True))
+    panels = (_hover(panel, box, styles) for panel, box in placed if isinstance(panel, Panel))
+    grids = [(panel, box) for panel, box in placed if isinstance(panel, Map)]
+    scale = full_colour_at([grid for grid, _ in grids])
     return PageFigure(
         title=clean(figure.title, 200),
         caption=clean(figure.caption, CAPTION_LIMIT),
         svg=embedded(prefix_ids(drawn.svg, prefix)),
         panels=tuple(panel for panel in panels if panel.lines),
+        maps=tuple(
+            _hover_map(figure, grid, box, scale) for grid, box in grids if grid.x_names and grid.y_names
+        ),
     )
 
 
@@ -99,17 +123,35 @@ def _hover(panel: Panel, box: Box, styles: Mapping[LineName, Look]) -> HoverPane
         f"{clean(panel.title, 80)}: {clean(panel.y_label, 80)}" if panel.title else clean(panel.y_label, 80)
     )
     return HoverPanel(
-        name=name,
-        left=_percent(box.left),
-        top=_percent(box.top),
-        width=_percent(box.width),
-        height=_percent(box.height),
+        **_placed(name, box),
         x=" ".join(map(repr, box.x)),
         y=" ".join(map(repr, box.y)),
         x_log=box.x_log,
         y_log=box.y_log,
         x_label=clean(panel.x_label, 80),
         lines=tuple(_line(line, panel, styles[line.strategy, line.label]) for line in panel.lines if line.x),
+    )
+
+
+def _hover_map(figure: Figure, grid: Map, box: Box, scale: float) -> HoverMap:
+    def named(label: str, names: Sequence[str]) -> str:
+        return json.dumps([clean(f"{label}: {name}" if label else name, 80 + NAME_LIMIT) for name in names])
+
+    def cell(text: str, value: float | None) -> tuple[str, str]:
+        said, colour = ", ".join(cell_lines(text)), cell_colour(value, scale)
+        exact = "" if colour is None else f" ({_number(value)} on the colour scale)"
+        return said + exact, "transparent" if colour is None else to_hex(colour)
+
+    return HoverMap(
+        **_placed(clean(grid.title or figure.title, 80), box),
+        columns=named(grid.x_label, grid.x_names),
+        rows=named(grid.y_label, grid.y_names),
+        cells=json.dumps(
+            [
+                [cell(text, value) for text, value in zip(texts, values, strict=True)]
+                for texts, values in zip(grid.texts, grid.values, strict=True)
+            ]
+        ),
     )
 
 
@@ -132,6 +174,15 @@ def _line(line: Line, panel: Panel, look: Look) -> HoverLine:
 def _number(value: float | None) -> str:
     number = finite(value)
     return "-" if number is None else f"{number:.5g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace('"', "&#34;")
+
+
+def _placed(name: str, box: Box) -> dict[str, str]:
+    places = {"left": box.left, "top": box.top, "width": box.width, "height": box.height}
+    return {"name": name, **{key: _percent(share) for key, share in places.items()}}
 
 
 def _percent(share: float) -> str:

@@ -103,20 +103,10 @@
     }
     return found.sort((a, b) => b.y - a.y);
   };
-  const showValues = (panel, heading, left, values, xShare, yShare) => {
-    hide();
-    const cursor = make("i", "cursor", panel);
-    cursor.style.left = `${100 * left}%`;
-    marks.push(cursor);
+  const say = (heading, rows) => {
     tip.replaceChildren();
     make("b", "", tip).textContent = heading;
-    for (const { colour, x, y, text } of values) {
-      const height = yShare(y);
-      if (height >= 0 && height <= 1) {
-        const dot = make("i", "dot", panel);
-        Object.assign(dot.style, { left: `${100 * xShare(x)}%`, bottom: `${100 * height}%`, background: colour });
-        marks.push(dot);
-      }
+    for (const { colour, text } of rows) {
       const row = make("div", "", tip);
       make("i", "swatch", row).style.background = colour;
       make("span", "", row).textContent = text;
@@ -124,51 +114,102 @@
     tip.hidden = false;
     settle();
   };
-
-  const interactive = (panel) => {
-    const { x: xEnds, y: yEnds, xLog, yLog, xLabel, name } = panel.dataset;
-    const [xShare, yShare] = [axis(xEnds, xLog), axis(yEnds, yLog)];
-    const lines = linesOf(panel);
-    const places = placesOf(lines, xShare);
-    if (!places.length) return;
-    let at = places.length - 1;
-    const show = (index) => {
-      at = Math.max(0, Math.min(places.length - 1, index));
-      const heading = `${xLabel} ${places[at]}`;
-      const values = valuesAt(lines, xShare, places[at]);
-      showValues(panel, heading, xShare(places[at]), values, xShare, yShare);
+  const showValues = (panel, heading, left, values, xShare, yShare) => {
+    hide();
+    const cursor = make("i", "cursor", panel);
+    cursor.style.left = `${100 * left}%`;
+    marks.push(cursor);
+    for (const { colour, x, y } of values) {
+      const height = yShare(y);
+      if (height < 0 || height > 1) continue;
+      const dot = make("i", "dot", panel);
+      Object.assign(dot.style, { left: `${100 * xShare(x)}%`, bottom: `${100 * height}%`, background: colour });
+      marks.push(dot);
+    }
+    say(heading, values);
+  };
+  // What both kinds of panels are: a slider of `count` places. `show(place)` marks one, fills the tip and returns
+  // what it says; `heading(place)` says where that is; `under(x, y)` is the place at these shares of the panel.
+  const slider = (panel, { label, count, start, heading, show, under, moves }) => {
+    let at = start;
+    const go = (place) => {
+      at = place;
       panel.setAttribute("aria-valuenow", at);
-      panel.setAttribute("aria-valuetext", `${heading}: ${values.map(({ text }) => text).join("; ")}`);
+      panel.setAttribute("aria-valuetext", show(at));
     };
-    const nearest = (event) => {
-      const box = panel.getBoundingClientRect();
-      const share = (event.clientX - box.left) / box.width;
-      const away = (i) => Math.abs(xShare(places[i]) - share);
-      show(places.reduce((best, _, i) => (away(i) < away(best) ? i : best), 0));
-    };
-    const far = Math.max(1, Math.round(places.length / 10));
-    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -far, PageUp: far };
-    const ends = { Home: 0, End: places.length - 1 };
+    const ends = { Home: () => 0, End: () => count - 1 };
     const press = (event) => {
-      if (event.key === "Escape") hide();
-      else if (event.key in steps) show(at + steps[event.key]);
-      else if (event.key in ends) show(ends[event.key]);
+      const move = moves[event.key] ?? ends[event.key];
+      if (move) go(move(at));
+      else if (event.key === "Escape") hide();
       else return;
       event.preventDefault();
+    };
+    const point = (event) => {
+      const box = panel.getBoundingClientRect();
+      go(under((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height));
     };
     const said = {
       role: "slider",
       tabindex: 0,
-      "aria-label": `${name}, by ${xLabel}`,
+      "aria-label": label,
       "aria-valuemin": 0,
-      "aria-valuemax": places.length - 1,
+      "aria-valuemax": count - 1,
       "aria-valuenow": at,
-      "aria-valuetext": `${xLabel} ${places[at]}`,
+      "aria-valuetext": heading(at),
     };
     for (const [key, value] of Object.entries(said)) panel.setAttribute(key, value);
-    const heard = { pointermove: nearest, pointerdown: nearest, pointerleave: hide, blur: hide, keydown: press };
+    const heard = { pointermove: point, pointerdown: point, pointerleave: hide, blur: hide, keydown: press };
     for (const [type, listener] of Object.entries(heard)) panel.addEventListener(type, listener);
-    panel.addEventListener("focus", () => show(at));
+    panel.addEventListener("focus", () => go(at));
   };
-  document.querySelectorAll(".panel").forEach(interactive);
+
+  const plot = (panel) => {
+    const { x: xEnds, y: yEnds, xLog, yLog, xLabel, name } = panel.dataset;
+    const [xShare, yShare] = [axis(xEnds, xLog), axis(yEnds, yLog)];
+    const lines = linesOf(panel);
+    const places = placesOf(lines, xShare);
+    const count = places.length;
+    if (!count) return;
+    const heading = (at) => `${xLabel} ${places[at]}`;
+    const show = (at) => {
+      const values = valuesAt(lines, xShare, places[at]);
+      showValues(panel, heading(at), xShare(places[at]), values, xShare, yShare);
+      return `${heading(at)}: ${values.map(({ text }) => text).join("; ")}`;
+    };
+    const under = (share) => {
+      const away = (i) => Math.abs(xShare(places[i]) - share);
+      return places.reduce((best, _, i) => (away(i) < away(best) ? i : best), 0);
+    };
+    const by = (step) => (at) => Math.max(0, Math.min(count - 1, at + step));
+    const far = Math.max(1, Math.round(count / 10));
+    const [back, on] = [by(-1), by(1)];
+    const moves = { ArrowLeft: back, ArrowDown: back, ArrowRight: on, ArrowUp: on, PageDown: by(-far), PageUp: by(far) };
+    slider(panel, { label: `${name}, by ${xLabel}`, count, start: count - 1, heading, show, under, moves });
+  };
+
+  // A map: its cells in the order of reading; the arrow keys stop at its edges.
+  const grid = (panel) => {
+    const [columns, rows, cells] = ["columns", "rows", "cells"].map((key) => JSON.parse(panel.dataset[key]));
+    const [across, down] = [columns.length, rows.length];
+    const within = (index, size) => Math.max(0, Math.min(size - 1, Math.floor(index)));
+    const placed = (i, j) => within(i, down) * across + within(j, across);
+    const [row, column] = [(at) => Math.floor(at / across), (at) => at % across];
+    const heading = (at) => `${rows[row(at)]}, ${columns[column(at)]}`;
+    const show = (at) => {
+      hide();
+      const mark = make("i", "cell", panel);
+      const place = { left: column(at) / across, top: row(at) / down, width: 1 / across, height: 1 / down };
+      for (const [key, share] of Object.entries(place)) mark.style[key] = `${100 * share}%`;
+      marks.push(mark);
+      const [text, colour] = cells[row(at)][column(at)];
+      say(heading(at), [{ colour, text }]);
+      return `${heading(at)}: ${text}`;
+    };
+    const by = (i, j) => (at) => placed(row(at) + i, column(at) + j);
+    const moves = { ArrowLeft: by(0, -1), ArrowRight: by(0, 1), ArrowUp: by(-1, 0), ArrowDown: by(1, 0) };
+    const under = (x, y) => placed(y * down, x * across);
+    slider(panel, { label: panel.dataset.name, count: across * down, start: 0, heading, show, under, moves });
+  };
+  for (const panel of document.querySelectorAll(".panel")) (panel.dataset.cells ? grid : plot)(panel);
 })();
