@@ -82,13 +82,14 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     page = out.read_text()
     assert out.stat().st_size < MAX_BYTES
     heads = re.findall(r'<h2 id="(\w+)"', page)
-    assert heads == ["verdicts", "runs", "curves", "strategies", "what", "rerun"]
+    assert heads == ["verdicts", "paper", "runs", "curves", "strategies", "what", "rerun"]
     tags = Counter(tag for tag, _ in Elements(page).tags)
     # Figure 3, largest weight, loss, effective sample size, entropy, share of the weight, time of a step
     # (tokens a second alone: the logs have no seconds), weights by quantile, strategies.
     assert tags["svg"] == 9
     assert tags["figcaption"] == tags["figure"] == 9
-    assert tags["caption"] == tags["table"] == 4  # table 1, claims, runs, recipe differences
+    # Table 1, claims, three of the paper by itself, runs, recipe differences.
+    assert tags["caption"] == tags["table"] == 7
     text = Elements(page).text
     assert "judged by sign only" in text
     assert "reduced_scale_same_sign" not in text  # words for readers, not identifiers
@@ -101,6 +102,17 @@ def test_the_page_is_complete_and_in_order(shared_page: Path) -> None:
     assert "reweighting.strategy" in text
     assert "c" * 40 in text
     assert [p.name for p in out.parent.iterdir()] == ["report.html"]
+
+
+def test_the_paper_s_own_numbers_stand_on_every_page() -> None:
+    for page in (render([]), render([], CURVES)):
+        text = Elements(page).text
+        assert "Of 78 differences on single tasks, 4 can be\ntold from chance after Holm's correction" in text
+        rows = [re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", page)]
+        # SST-2 at 7B, 872 questions: 100 sqrt(0.4989 x 0.5011 / 872 + 0.6938 x 0.3062 / 872) = 2.303 points.
+        sst2 = ["Llama", "7B/linupper", "sst2", "+19.49", "2.30", "+8.46"]
+        assert [row[:6] for row in rows if row[2:4] == ["sst2", "+19.49"]] == [sst2]
+        assert ["table2", "tasks", "12", "1.25", "0", "0", "0", "0", "0"] in rows
 
 
 def test_the_page_fetches_and_runs_nothing(shared_page: Path) -> None:
@@ -294,7 +306,9 @@ def studies_page() -> str:
 
 
 def test_toy_studies_stand_after_the_verdicts(studies_page: str) -> None:
-    assert re.findall(r'<h2 id="(\w+)"', studies_page) == ["verdicts", "curves", "studies", "what", "rerun"]
+    assert re.findall(r'<h2 id="(\w+)"', studies_page) == [
+        "verdicts", "paper", "curves", "studies", "what", "rerun",
+    ]  # fmt: skip
     text = Elements(studies_page).text
     assert "0 run folders and\n2 toy studies; nothing" in text
     for words in (

@@ -12,6 +12,7 @@ from reproduce.paper.found_studies import FoundStudy
 from reproduce.paper.matching import Matches, group_runs, match_rows, scale_of
 from reproduce.paper.page_figures import PageFigure, page_figure
 from reproduce.paper.page_runs import ShownRun, commands, shown_run, shown_value
+from reproduce.paper.page_self import SelfJudgement, self_judgement
 from reproduce.paper.run_groups import Family, differences, families
 from reproduce.paper.runs import Run
 from reproduce.paper.sensitivity import sensitivity
@@ -94,6 +95,9 @@ class Page:
     extra: tuple[Extra, ...]
     scores: tuple[ShownScore, ...]
     reduced: bool
+    by_itself: SelfJudgement
+    """The paper judged by its own numbers."""
+
     studies: tuple[ShownStudy, ...]
     families: tuple[ShownFamily, ...]
     sensitivity: PageFigure | None
@@ -131,6 +135,7 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
         extra=tuple(extras(groups, tables, found)),
         scores=shown_scores([run for group in groups for run in group.runs]),
         reduced=any(cell.scale == "reduced" for cell in judged),
+        by_itself=self_judgement(),
         studies=shown_studies(studies, MAX_ALL_FIGURES_BYTES - _figure_bytes(shown)),
         families=shown,
         sensitivity=page_figure(swept, "five", dots=True) if swept else None,
