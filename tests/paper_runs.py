@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from eval.results import Results, Score, log_perplexity_score, write_results
+from reproduce.recipe.loader import load_recipe, recipe_as_dict
 
 DOMAINS = ("arxiv", "book", "c4", "cc", "github", "stackexchange", "wikipedia")
 
@@ -20,13 +21,24 @@ MINI = {
 }
 
 
+UNIFORM_OF = {
+    "GPT2-mini": "gpt2_mini_uniform",
+    "GPT2-medium": "gpt2_medium_uniform",
+    "Llama 1.4B": "llama1b_uniform",
+    "Llama 7B": "llama7b_uniform",
+}
+
+
 def mini(strategy: str, shift: float = 0.0) -> dict[str, float]:
     """The paper's GPT2-mini row as log-perplexities, all moved by `shift`."""
     return {name: value + shift for name, value in zip((*DOMAINS, "mean"), MINI[strategy], strict=True)}
 
 
 def make_recipe(name: str, strategy: str, **changes: object) -> dict[str, object]:
-    """A resolved recipe; `changes` replaces values by dotted path with `__` for the dot."""
+    """A resolved recipe; `changes` replaces values by dotted path with `__` for the dot.
+
+    At the paper's scale it is the shipped one of the model, with that strategy; else a few settings.
+    """
     recipe: dict[str, dict[str, object] | object] = {
         "name": name,
         "seed": 0,
@@ -38,6 +50,10 @@ def make_recipe(name: str, strategy: str, **changes: object) -> dict[str, object
         "evaluation": {"every_steps": 300},
         "paper": {"table": "table1", "model": "GPT2-mini", "scale": "reduced"},
     }
+    if changes.get("paper__scale") == "paper":
+        model = changes.get("paper__model", "GPT2-mini")
+        shipped = dict(recipe_as_dict(load_recipe(UNIFORM_OF[str(model)])))
+        recipe = shipped | {"name": name, "reweighting": shipped["reweighting"] | {"strategy": strategy}}
     for key, value in changes.items():
         section, _, field = key.partition("__")
         if field:
@@ -82,11 +98,13 @@ def make_run(
             }
         )
     )
-    train = recipe["train"]
+    train, paper = recipe["train"], recipe["paper"]
     assert isinstance(train, dict)
+    assert isinstance(paper, dict)
     steps = train["steps"]
+    n = 2857 if paper.get("scale") == "paper" else 128
     perplexities = tuple(
-        log_perplexity_score(task, value, stderr=0.01, n=128, version="1") for task, value in values.items()
+        log_perplexity_score(task, value, stderr=0.01, n=n, version="1") for task, value in values.items()
     )
     results = Results(
         recipe=str(recipe["name"]),
@@ -104,17 +122,7 @@ def make_run(
 
 def paper_scale(**changes: object) -> dict[str, object]:
     """Changes that make make_run's recipe one of GPT2-mini at the paper's scale."""
-    return {
-        "paper__scale": "paper",
-        "train__steps": 20000,
-        "train__sequence": 512,
-        "model__layers": 12,
-        "model__heads": 12,
-        "model__width": 768,
-        "model__context": 512,
-        "data__tokenizer": "gpt2",
-        **changes,
-    }
+    return {"paper__scale": "paper", **changes}
 
 
 # Task -> the metric that the paper printed, shots, items; written out here, apart from eval/suites.yaml.
@@ -183,25 +191,12 @@ def task_scores(suite: str, percents: str) -> list[Score]:
 
 def paper_medium(**changes: object) -> dict[str, object]:
     """Changes that make make_run's recipe one of GPT2-medium at the paper's scale, for Tables 2, 3 and 12."""
-    medium = paper_scale(paper__model="GPT2-medium", model__layers=36, model__heads=24)
-    return medium | {"train__global_batch": 48, **changes}
+    return paper_scale(paper__model="GPT2-medium", **changes)
 
 
 def paper_llama(size: str, **changes: object) -> dict[str, object]:
     """Changes that make make_run's recipe one of the paper's Llamas at its scale: 1.4B or 7B."""
-    layers, heads, width, steps = (24, 16, 2048, 100_000) if size == "1.4B" else (32, 32, 4096, 170_000)
-    return {
-        "paper__scale": "paper",
-        "paper__model": f"Llama {size}",
-        "model__layers": layers,
-        "model__heads": heads,
-        "model__width": width,
-        "train__steps": steps,
-        "train__global_batch": 128,
-        "train__sequence": 8192,
-        "data__dataset": "fineweb",
-        **changes,
-    }
+    return paper_scale(paper__model=f"Llama {size}", **changes)
 
 
 def three_seeds(root: Path, strategy: str, base: Mapping[str, float], shifts: Mapping[str, float]) -> None:

@@ -149,6 +149,25 @@ def test_other_held_out_text_has_no_verdict(capsys: pytest.CaptureFixture[str]) 
     assert all("measured on different text" in cell["note"] for cell in cells)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_held_out_text_that_is_not_recorded_has_no_verdict(
+    both: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_recipes(eval_set=None)
+    if both:
+        for path in Path(BASE).glob("*/results.json"):
+            path.write_text(path.read_text().replace(f'"{"e" * 64}"', "null"))
+    where = f"{BASE}/seed-0" if both else "runs/nano_linupper/seed-0"
+    assert run(["compare", "--against", BASE, "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cells) == 8
+    assert {cell["verdict"] for cell in cells} == {"unresolved"}
+    said = f"{where} does not record the text it was measured on, which `reweight eval` does: no verdict"
+    assert {cell["note"] for cell in cells} == {said}
+    assert run(["compare", "--against", BASE]) == 0
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_on_another_seed_and_one_seed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     make_run(Path("runs"), "uniform", 0, mini("uniform"))
     make_run(Path("runs"), "linupper", 7, mini("linupper"))

@@ -99,10 +99,10 @@ def test_a_run_that_table_1_has_not_is_shown_beside_the_others(tmp_path: Path) -
 def sweep(root: Path, differences: dict[float, tuple[float, ...]], **changes: object) -> None:
     """Uniform runs, and linupper at several r with their mean's differences from uniform, one a seed."""
     for seed in range(3):
-        make_run(root, "uniform", seed, {"mean": 3.0 + seed, "c4": 3.0})
+        make_run(root, "uniform", seed, {"mean": 3.0 + seed, "c4": 3.0 + seed})
     for r, values in differences.items():
         for seed, difference in enumerate(values):
-            tasks = {"mean": 3.0 + seed + difference, "c4": 3.0}
+            tasks = dict.fromkeys(("mean", "c4"), 3.0 + seed + difference)
             make_run(
                 root / f"r{r}", "linupper", seed, tasks, name="nano_linupper", reweighting__r=r, **changes
             )

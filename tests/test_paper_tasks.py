@@ -12,7 +12,8 @@ from eval.results import Score
 from eval.suites import load_suites
 from reproduce.cli.root import run
 from reproduce.errors import UserError
-from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
+from reproduce.paper.claim_verdicts import ClaimResult, claim_results
+from reproduce.paper.compare import Cell, cells
 from reproduce.paper.matching import group_runs, match_rows
 from reproduce.paper.readings import different_questions, scoring_differences
 from reproduce.paper.report import render
@@ -102,8 +103,14 @@ def test_tables_2_and_12_fill_from_results(tmp_path: Path) -> None:
     assert (mean.ours, mean.paper) == (pytest.approx(40.875), 40.9)
     assert mean.our_difference == pytest.approx(40.875 - 39.425)
     assert found["table12", "GPT2-medium/dro_kl-0.4", "sciq"].ours == pytest.approx(41.1)
-    assert claims["linupper_best_qa_mean"].verdict == "reproduced"
-    assert (claims["linupper_above_dro"].held, claims["linupper_above_dro"].verdict) == (5, "reproduced")
+    # One seed each: a mean counts beyond the tolerance of these test sets, about 2.1 points. The paper's own
+    # numbers are 1.5, 1.3 and 0.5 apart; of the five lambdas only 0.4, 3.6 points down, is further off.
+    assert claims["linupper_best_qa_mean"].verdict == "unresolved"
+    assert (claims["linupper_above_dro"].held, claims["linupper_above_dro"].verdict) == (1, "unresolved")
+    # Over the questions, LogiQA's 27.9% has the error that its score came with.
+    assert (cell := found["table2", "GPT2-medium/linupper", "logiqa"]).ci_of == "ours_over_samples"
+    assert (cell.sample_stderr, cell.ci_high) == (1.0, pytest.approx(27.9 + 1.95996))
+    assert mean.sample_stderr == pytest.approx(0.5)  # four errors of one point: 2 / 4
     assert "not_run" in {cell.verdict for cell in found.values() if cell.table == "table3"}
 
 
@@ -132,9 +139,9 @@ def test_table_3_fills_by_domain_weights(tmp_path: Path) -> None:
     # (28.6 + 28.0 + 53.2 + 56.3) / 4 = 166.1 / 4.
     assert (cell.verdict, cell.ours) == ("reproduced", pytest.approx(41.525))
     assert found["table2", "GPT2-medium/linupper", "mean"].verdict == "not_run"
-    # Four of eight comparisons hold; DoReMi never ran.
+    # None of the four gains is beyond what its test set leaves open; DoReMi never ran.
     claim = claims["linupper_improves_domain_reweighting"]
-    assert (claim.held, claim.of, claim.verdict) == (4, 8, "not_run")
+    assert (claim.held, claim.of, claim.verdict) == (0, 8, "not_run")
 
 
 def test_the_tables_of_the_small_llama_fill(tmp_path: Path) -> None:
@@ -152,8 +159,9 @@ def test_the_tables_of_the_small_llama_fill(tmp_path: Path) -> None:
     assert found["llama1b_average", row, "all"].ours == pytest.approx(47.5542, abs=1e-4)
     assert found["llama1b_lur", row, "tinyWinogrande"].ours == pytest.approx(62.11)
     assert found["llama1b_qa", row, "triviaqa"].our_difference == pytest.approx(10.73 - 11.05)
-    assert (claims["linupper_ahead_llama1b"].held, claims["linupper_ahead_llama1b"].of) == (11, 19)
-    assert claims["linupper_ahead_llama1b"].verdict == "reproduced"
+    # Ahead on 11, on three of them by more than the items leave open: both MNLI sets and BoolQ.
+    assert (claims["linupper_ahead_llama1b"].held, claims["linupper_ahead_llama1b"].of) == (3, 19)
+    assert claims["linupper_ahead_llama1b"].verdict == "unresolved"
 
 
 def test_the_tables_of_the_large_llama_fill(tmp_path: Path) -> None:
@@ -169,7 +177,8 @@ def test_the_tables_of_the_large_llama_fill(tmp_path: Path) -> None:
     # The printed numbers average to 51.1347 (the paper prints 51.14).
     average = found["llama7b_average", "Llama 7B/linupper", "all"]
     assert average.ours == pytest.approx(51.1347, abs=1e-4)
-    assert (claims["linupper_ahead_llama7b"].held, claims["linupper_ahead_llama7b"].of) == (14, 19)
+    # Ahead on 14, on four of them by more than the items leave open.
+    assert (claims["linupper_ahead_llama7b"].held, claims["linupper_ahead_llama7b"].of) == (4, 19)
 
 
 def test_one_quantity_is_judged_by_one_tolerance_in_every_table(tmp_path: Path) -> None:
@@ -285,8 +294,8 @@ def test_a_plain_mean_stands_beside_gp_irt_without_a_verdict(tmp_path: Path) -> 
         assert mean.verdict == "not_run"
         assert "plain mean of tinyArc, tinyWinogrande" in mean.note
     assert found["llama1b_average", row, "qa"].verdict == "reproduced"
-    # LinUpper is ahead on both tiny tasks, which no longer count: 9 of the 11 are left, and 17 comparisons.
-    assert (claims["linupper_ahead_llama1b"].held, claims["linupper_ahead_llama1b"].verdict) == (9, "not_run")
+    # The two tiny tasks no longer count: 17 comparisons are left.
+    assert (claims["linupper_ahead_llama1b"].held, claims["linupper_ahead_llama1b"].verdict) == (3, "not_run")
 
 
 def test_an_estimate_is_not_subtracted_from_a_plain_mean(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from reproduce.paper.runs import Run
 
 NONE = "–"
-CELL_COLUMNS = ("row", "column", "paper", "ours", "paper's difference", "ours, difference", "95%", "seeds",
-                "verdict", "note")  # fmt: skip
+CELL_COLUMNS = ("row", "column", "paper", "ours", "paper's difference", "ours, difference", "95%",
+                "interval of", "error over samples", "seeds", "verdict", "note")  # fmt: skip
 CLAIM_COLUMNS = ("claim", "model", "held", "verdict", "note")
 FIGURE_COLUMNS = ("claim", "figure", "outcome", "evidence")
 EXTRA_COLUMNS = ("recipe", "domain", "ours", "minus uniform", "95%", "seeds", "note")
@@ -35,6 +35,7 @@ def paper_document(judgement: "Judgement") -> dict[str, Any]:
         "claims": [asdict(claim) for claim in judgement.claims],
         "runs": [_run_entry(run, judgement.matches) for group in judgement.groups for run in group.runs],
         "extra": [cleaned(asdict(entry)) for entry in judgement.extra],
+        "unjudged": [cleaned(asdict(each)) for each in judgement.unjudged],
         "studies": [_study_entry(each) for each in judgement.studies],
         "figures": [cleaned(asdict(each)) for each in judgement.figures],
     }
@@ -111,6 +112,8 @@ def _cell(cell: "Cell") -> Sequence[str]:
         number(cell.paper_difference, "+.2f"),
         number(cell.our_difference, "+.4f"),
         interval(cell.ci_low, cell.ci_high),
+        NONE if cell.ci_of is None else cell.ci_of,
+        number(cell.sample_stderr, ".4f"),
         str(cell.n_seeds),
         cell.verdict,
         clean(cell.note, 300),

@@ -58,6 +58,8 @@ def print_judgement(judgement: "Judgement", *, show_all: bool) -> None:
     if shown:
         rows = [(c.text, c.model, f"{c.held}/{c.of}", c.verdict) for c in shown]
         print_table("Claims", ("claim", "model", "held", "verdict"), rows)
+        for remark in dict.fromkeys(f"{c.text} ({c.model}): {c.note}" for c in shown if c.note):
+            note(f"note: {remark}")
     figures = [each for each in judgement.figures if each.outcome != "not_run"]
     if figures:
         lines = [(each.text, each.source, each.outcome, clean(each.evidence, 200)) for each in figures]
@@ -94,9 +96,23 @@ def _print_table(table: "Table", judged: "Sequence[Cell]", *, all_models: bool) 
         grid.add_row(Text(side.replace("/", "\n")), *map(Text, texts), end_section=not sideways)
     click.echo(textwrap.fill(f"{table.id} ({table.unit}): {table.caption}", WIDTH))
     print_rich(grid)
+    _print_errors(table, judged)
     left_out = [model for model in table.models if not all_models and model not in run]
     if left_out:
         click.echo(f"{', '.join(left_out)}: not_run (`--table {table.id}` shows the rows)\n")
+
+
+def _print_errors(table: "Table", judged: "Sequence[Cell]") -> None:
+    """What the test set alone leaves open of our values, and which intervals are of that."""
+    errors = [cell.sample_stderr for cell in judged if cell.sample_stderr is not None]
+    if errors:
+        what = "held-out windows" if table.unit == "nats" else "test items"
+        alone = any(cell.ci_of == "ours_over_samples" for cell in judged)
+        besides = "; where there is one seed, ± is of that" if alone else ""
+        span = (
+            f"{min(errors):.2g} to {max(errors):.2g}" if min(errors) < max(errors) else f"{min(errors):.2g}"
+        )
+        click.echo(f"standard error of one run's value over {what}: {span} {table.unit}{besides}\n")
 
 
 def _shown(cell: "Cell") -> str:

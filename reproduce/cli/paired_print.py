@@ -1,4 +1,4 @@
-"""How `reweight compare --against RUN` prints differences window by window and item by item."""
+"""How `reweight compare --against RUN` shows differences window by window and item by item."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reproduce.cli.compare_documents import interval
 from reproduce.cli.console import note, print_table
+from reproduce.cli.formats import markdown_table
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ EXPLAINED = (
     "over samples: these very models, on other text or other items of the same kind, which are taken as\n"
     "independent. over seeds: the method, trained again from other seeds; one seed has no such interval."
 )
+COLUMNS = ("recipe", "score", "metric", "n", "seeds", "difference", "over samples", "z or p", "over seeds")
 NEIGHBOURS = 0.1
 """Windows in a row more alike than this, and than chance would have it, are said to be."""
 
@@ -33,6 +36,22 @@ def print_paired(found: "Iterable[Paired]") -> None:
         _print_group(clean(recipe, 40), clean(reference, 40), list(of_group))
     if rows:
         click.echo(EXPLAINED)
+    _note_neighbours(rows)
+
+
+def print_paired_markdown(found: "Iterable[Paired]") -> None:
+    """Print one table of all groups, below the one of means, and what it means; nothing without pairs."""
+    from reproduce.paper.study_markdown import escaped
+
+    rows = [row for each in found for row in each.rows]
+    if rows:
+        title = f"Pair by pair, minus {escaped(clean(rows[0].reference, 60))}; intervals are 95%."
+        table = markdown_table(COLUMNS, [_markdown_row(row) for row in rows])
+        click.echo("\n" + "\n\n".join((title, table, EXPLAINED)))
+    _note_neighbours(rows)
+
+
+def _note_neighbours(rows: "Sequence[PairedRow]") -> None:
     close = [row for row in rows if (row.neighbours or 0.0) > max(NEIGHBOURS, 3 / row.n**0.5)]
     if close:
         listed = ", ".join(dict.fromkeys(clean(row.task, 24) for row in close))
@@ -49,17 +68,27 @@ def _print_group(recipe: str, reference: str, rows: "Sequence[PairedRow]") -> No
                 clean(row.task, 24),
                 f"{row.n:,}",
                 f"{row.diff:+.4f}",
-                _bounds(row.samples_low, row.samples_high),
+                interval(row.samples_low, row.samples_high),
                 _strength(row),
-                _bounds(row.seeds_low, row.seeds_high),
+                interval(row.seeds_low, row.seeds_high),
             )
             for row in rows
         ],
     )
 
 
-def _bounds(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+def _markdown_row(row: "PairedRow") -> Sequence[str]:
+    return (
+        clean(row.recipe, 60),
+        clean(f"{row.suite}/{row.task}", 80),
+        clean(row.metric, 40),
+        str(row.n),
+        str(row.n_seeds),
+        f"{row.diff:+.4f}",
+        interval(row.samples_low, row.samples_high),
+        _strength(row),
+        interval(row.seeds_low, row.seeds_high),
+    )
 
 
 def _strength(row: "PairedRow") -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from reproduce.paper.tables import Row, Table
 
-Relation = Literal["below", "above", "equal_within"]
+Relation = Literal["below", "above", "within"]
 CLAIMS = Path(__file__).parent / "claims.yaml"
 
 
@@ -27,8 +27,8 @@ class Claim:
     text: str
     strategy: str
     relation: Relation
-    tolerance: float | None
-    """For equal_within, in the table's unit."""
+    bounds: Mapping[str, tuple[Fraction, Fraction]]
+    """For within: column -> the least and the largest difference, in the table's unit; empty else."""
 
     references: tuple[str, ...]
     columns: tuple[str, ...] | None
@@ -40,14 +40,14 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`row` stands in `relation` to `reference` in one column of one table."""
+    """`row` minus `reference` in one column of one table is below 0, above 0, or within bounds."""
 
     table: str
     row: str
     reference: str
     column: str
     relation: Relation
-    tolerance: float | None
+    bounds: tuple[Fraction, Fraction] | None
 
 
 @cache
@@ -76,8 +76,8 @@ def holds_on_paper(comparison: Comparison, tables: Mapping[str, Table]) -> bool:
     difference = (
         table.row(comparison.row).values[index].exact - table.row(comparison.reference).values[index].exact
     )
-    if comparison.relation == "equal_within":
-        return abs(difference) <= Fraction(str(comparison.tolerance))
+    if comparison.bounds is not None:
+        return comparison.bounds[0] <= difference <= comparison.bounds[1]
     return difference < 0 if comparison.relation == "below" else difference > 0
 
 
@@ -96,7 +96,7 @@ def _of_row(claim: Claim, table: Table, row: Row) -> list[Comparison]:
             reference=reference,
             column=column,
             relation=claim.relation,
-            tolerance=claim.tolerance,
+            bounds=claim.bounds.get(column),
         )
         for reference in references
         for column in names
@@ -104,18 +104,21 @@ def _of_row(claim: Claim, table: Table, row: Row) -> list[Comparison]:
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
-    columns = entry["columns"]
+    columns = entry.get("columns", ())
+    bounds = {
+        column: (Fraction(low), Fraction(high)) for column, (low, high) in entry.get("within", {}).items()
+    }
     claim = Claim(
         id=entry["id"],
         tables=tuple(entry["tables"]),
         text=entry["text"],
         strategy=entry["strategy"],
-        relation=entry["relation"],
-        tolerance=entry.get("tolerance"),
+        relation="within" if bounds else entry["relation"],
+        bounds=bounds,
         references=tuple(entry["references"]),
-        columns=None if columns == "tasks" else tuple(columns),
+        columns=tuple(bounds) or (None if columns == "tasks" else tuple(columns)),
         at_least=entry.get("at_least"),
     )
-    assert claim.relation in ("below", "above", "equal_within"), claim.id
-    assert (claim.tolerance is not None) == (claim.relation == "equal_within"), claim.id
+    assert claim.relation in ("below", "above", "within"), claim.id
+    assert bool(bounds) == ("relation" not in entry) == (not columns), claim.id
     return claim

@@ -1,10 +1,9 @@
-"""Our runs beside the paper's numbers: every cell and claim with a verdict, by the rules of verdicts.py."""
+"""Our runs beside the paper's numbers: every cell with a verdict, by the rules of verdicts.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reproduce.paper.claims import Claim, Comparison, comparisons, holds_on_paper, load_claims
 from reproduce.paper.matching import Group, Match, Matches, scale_of
 from reproduce.paper.readings import (
     UNMEASURED,
@@ -14,9 +13,17 @@ from reproduce.paper.readings import (
     read_column,
     scoring_differences,
 )
-from reproduce.paper.runs import Scale
+from reproduce.paper.runs import RunInfo, Scale
+from reproduce.paper.setting_differences import METHOD, consequential, listed
 from reproduce.paper.tables import MEAN, Column, Printed, Row, Table
-from reproduce.paper.verdicts import EQUAL, Verdict, paper_verdict, sign_verdict, tolerance_of
+from reproduce.paper.verdicts import (
+    NORMAL_975,
+    Verdict,
+    equal_within,
+    paper_verdict,
+    sign_verdict,
+    tolerance_of,
+)
 from reproduce.statistics import Interval, mean_interval, paired_interval
 
 
@@ -36,8 +43,13 @@ class Cell:
 
     ci_low: float | None
     ci_high: float | None
-    ci_of: Literal["ours", "our_difference"] | None
-    """What the interval is of: our mean, or at reduced scale our difference from uniform."""
+    ci_of: Literal["ours", "ours_over_samples", "our_difference"] | None
+    """What the interval is of: our mean over seeds; one seed's value, over the samples it was measured on; or
+    at reduced scale our difference from uniform, over seeds."""
+
+    sample_stderr: float | None
+    """Standard error of our value over the test set's items or held-out windows, in the table's unit: of one
+    run, the mean over seeds. Another seed's error comes on top."""
 
     verdict: Verdict
     scale: Scale | None
@@ -84,7 +96,9 @@ def difference(table: Table, row: str, reference: str, column: Column, scale: Sc
     if ours is None or theirs is None:
         return NO_SHIFT
     one, other = (read_column(match.group, column, table.factor) for match in (ours, theirs))
-    remarks: list[str] = []
+    if unlike := _unlike(ours.group.info, theirs.group.info):
+        return Shift(interval=None, judged=False, note=f"no difference from {reference}: {unlike}")
+    remarks = _unrecorded_text(table, (ours.group, theirs.group))
     for seed in sorted(set(one.scores) & set(other.scores)):
         if unlike := different_questions(one.scores[seed], other.scores[seed]):
             return Shift(interval=None, judged=False, note=f"no difference from {reference}: {unlike}")
@@ -93,6 +107,21 @@ def difference(table: Table, row: str, reference: str, column: Column, scale: Sc
     return Shift(
         interval=paired_interval(one.values, other.values), judged=not unjudged, note=joined(remarks)
     )
+
+
+def _unlike(ours: RunInfo, theirs: RunInfo) -> str:
+    """In what two recipes differ besides the method; empty where that is all."""
+    # The weights over domains are those of the two rows, which are equal, however they are written.
+    paths = consequential(ours, theirs, (*METHOD, "data.domain_weights"))
+    return f"other settings there, {listed(paths, ours, theirs, 'there')}" if paths else ""
+
+
+def _unrecorded_text(table: Table, groups: Sequence[Group]) -> list[str]:
+    runs = [run for group in groups for run in group.runs]
+    unknown = [run.path for run in runs if run.results.eval_set_sha256 is None]
+    if table.unit != "nats" or not unknown:
+        return []
+    return [f"which text {unknown[0]} was measured on is not recorded"]
 
 
 def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Matches) -> Cell:
@@ -108,6 +137,7 @@ def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Match
         ci_low=None,
         ci_high=None,
         ci_of=None,
+        sample_stderr=None,
         verdict="not_run",
         scale=None,
         n_seeds=0,
@@ -135,17 +165,32 @@ def _cell(table: Table, row: Row, column: Column, printed: Printed, found: Match
         n_seeds=ours.n,
         recipe=match.group.info.recipe,
         our_difference=shift.interval.mean if shift.interval else None,
+        sample_stderr=reading.stderr,
     )
     if scale == "reduced":
-        return _reduced(filled, shift, match, reading, _domain_note(table, column, match.group))
+        equal = equal_within(table, column, printed)
+        return _reduced(filled, shift, match, reading, equal, _domain_note(table, column, match.group))
+    known = [match.note, reading.note, shift.note]
     if reading.stand_in or reading.unlike_printed:
         why = "" if reading.stand_in else "not measured as the printed number is taken to be: not judged"
-        return _judged(filled, "not_run", ours, "ours", joined([why, reading.note, shift.note]))
-    verdict, note = paper_verdict(ours, printed, tolerance_of(table, column, printed))
-    return _judged(filled, verdict, ours, "ours", joined([note, reading.note, shift.note]))
+        return _with_own_interval(replace(filled, note=joined([why, *known])), ours)
+    verdict, note = paper_verdict(
+        list(reading.values.values()), printed, tolerance_of(table, column, printed)
+    )
+    return _with_own_interval(replace(filled, verdict=verdict, note=joined([note, *known])), ours)
 
 
-def _reduced(cell: Cell, shift: Shift, match: Match, reading: Reading, domains: str) -> Cell:
+def _with_own_interval(cell: Cell, ours: Interval) -> Cell:
+    """The cell with our mean's interval over seeds; one seed's is over its samples."""
+    if ours.low is not None:
+        return replace(cell, ci_low=ours.low, ci_high=ours.high, ci_of="ours")
+    if cell.sample_stderr is None:
+        return cell
+    half = NORMAL_975 * cell.sample_stderr
+    return replace(cell, ci_low=ours.mean - half, ci_high=ours.mean + half, ci_of="ours_over_samples")
+
+
+def _reduced(cell: Cell, shift: Shift, match: Match, reading: Reading, equal: float, domains: str) -> Cell:
     known = [shift.note, match.note, domains, reading.note]
     if cell.paper_difference is None:
         note = "reduced scale: the baseline that the other rows are judged against"
@@ -157,16 +202,12 @@ def _reduced(cell: Cell, shift: Shift, match: Match, reading: Reading, domains: 
         why = "" if shift.note else "no uniform run of the same seed to compare with"
     elif shift.interval.low is None:
         why = "one seed: no interval"
-    verdict = sign_verdict(shift.interval, cell.paper_difference)
-    return _judged(cell, verdict, shift.interval, "our_difference", joined([why, *known]))
-
-
-def _judged(
-    cell: Cell, verdict: Verdict, interval: Interval | None, of: Literal["ours", "our_difference"], note: str
-) -> Cell:
-    if interval is None or interval.low is None:
-        return replace(cell, verdict=verdict, note=note)
-    return replace(cell, verdict=verdict, ci_low=interval.low, ci_high=interval.high, ci_of=of, note=note)
+    verdict = sign_verdict(shift.interval, cell.paper_difference, equal)
+    judged = replace(cell, verdict=verdict, note=joined([why, *known]))
+    if shift.interval is None or shift.interval.low is None:
+        return judged
+    low, high = shift.interval.low, shift.interval.high
+    return replace(judged, ci_low=low, ci_high=high, ci_of="our_difference")
 
 
 def _domain_note(table: Table, column: Column, group: Group) -> str:
@@ -175,97 +216,3 @@ def _domain_note(table: Table, column: Column, group: Group) -> str:
     paper = set(column.mean_of)
     ours = group.tasks
     return "" if ours == paper else f"mean over other domains than the paper's ({len(ours)} domains)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimResult:
-    """One claim about one model, on the paper's numbers and on ours."""
-
-    id: str
-    text: str
-    model: str
-    verdict: Verdict
-    held: int
-    """Comparisons that our runs establish."""
-
-    of: int
-    needed: int
-    paper_held: int
-    """Comparisons that the paper's printed numbers satisfy."""
-
-    note: str
-
-
-def claim_results(tables: Mapping[str, Table], found: Matches) -> list[ClaimResult]:
-    """Every claim whose tables are all given, once a model."""
-    return [
-        _claim(claim, model, pairs, tables, found)
-        for claim in load_claims()
-        if set(claim.tables) <= set(tables)
-        for model, pairs in comparisons(claim, tables).items()
-    ]
-
-
-def _claim(
-    claim: Claim, model: str, pairs: list[Comparison], tables: Mapping[str, Table], found: Matches
-) -> ClaimResult:
-    needed = claim.at_least or len(pairs)
-    scales = {scale_of(pair.table, pair.row, found) for pair in pairs}
-    outcomes = [_outcome(pair, tables, found) for pair in pairs]
-    held = outcomes.count("holds")
-    verdict, note = _claim_verdict(outcomes, needed, "reduced" if "reduced" in scales else "paper")
-    return ClaimResult(
-        id=claim.id,
-        text=claim.text,
-        model=model,
-        verdict=verdict,
-        held=held,
-        of=len(pairs),
-        needed=needed,
-        paper_held=sum(holds_on_paper(pair, tables) for pair in pairs),
-        note=note,
-    )
-
-
-Outcome = Literal["holds", "fails", "unresolved", "missing"]
-
-
-def _claim_verdict(outcomes: list[Outcome], needed: int, scale: Scale) -> tuple[Verdict, str]:
-    held, failed, missing = (outcomes.count(o) for o in ("holds", "fails", "missing"))
-    if missing == len(outcomes) or (missing and held < needed and len(outcomes) - failed >= needed):
-        return (
-            "not_run",
-            f"{missing} of {len(outcomes)} comparisons lack a run or a score" if held or failed else "",
-        )
-    if held >= needed:
-        return ("reproduced" if scale == "paper" else "reduced_scale_same_sign"), ""
-    if len(outcomes) - failed < needed:
-        return ("differs" if scale == "paper" else "reduced_scale_opposite_sign"), ""
-    note = f"{outcomes.count('unresolved')} of {len(outcomes)} comparisons unresolved"
-    return ("differs" if scale == "paper" else "reduced_scale_unresolved"), note
-
-
-def _outcome(pair: Comparison, tables: Mapping[str, Table], found: Matches) -> Outcome:
-    table = tables[pair.table]
-    column = table.columns[table.column_index(pair.column)]
-    scale = scale_of(pair.table, pair.row, found)
-    if scale is None:
-        return "missing"
-    shift = difference(table, pair.row, pair.reference, column, scale, found)
-    interval = shift.interval
-    if interval is None or not shift.judged:
-        return "missing"
-    if scale == "paper" and interval.low is None:
-        return "holds" if _holds(pair, interval.mean, table) else "fails"
-    wanted = {"below": -1.0, "above": 1.0, "equal_within": 0.0}[pair.relation]
-    verdict = sign_verdict(interval, wanted, pair.tolerance or EQUAL)
-    if verdict == "reduced_scale_unresolved":
-        return "unresolved"
-    return "holds" if verdict == "reduced_scale_same_sign" else "fails"
-
-
-def _holds(pair: Comparison, value: float, table: Table) -> bool:
-    """The claim on one seed's difference, with the paper's own rounding for equality."""
-    if pair.tolerance is not None:
-        return abs(value) <= pair.tolerance + table.rows[0].values[0].unit / 2
-    return value < 0 if pair.relation == "below" else value > 0

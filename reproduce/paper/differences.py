@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reproduce.errors import RecipeError
-from reproduce.paper.matching import Group, setting_differences
-from reproduce.paper.runs import RunInfo, Scalar
-from reproduce.recipe.neutral import default_settings, is_neutral
+from reproduce.paper.matching import Group
+from reproduce.paper.runs import Scalar
+from reproduce.paper.setting_differences import consequential, covered, setting
 
 FACTOR = "reweighting"
 """What runs may differ in without being told: the method."""
-
-NOT_ASKED = ("name", "seed", "paper", "evaluation.every_steps", "evaluation.batch")
-"""Settings of no consequence to a comparison beside those that leave a run's result alone."""
 
 FACTS = ("identity.data_fingerprint", "precision")
 """Facts of provenance.json that decide a result besides the recipe."""
@@ -42,18 +39,15 @@ def differences(group: Group, reference: Group, factors: Sequence[str]) -> list[
     recorded cannot be held against a run.
     """
     one, other = group.info, reference.info
-    scopes = {setting(info, "reweighting.scope") for info in (one, other)}
-    scope = "micro" if "micro" in scopes else "global"
     found = [
         Different(
             recipe=one.recipe,
             path=path,
             ours=setting(one, path),
             theirs=setting(other, path),
-            declared=_covered(path, factors),
+            declared=covered(path, factors),
         )
-        for path in setting_differences(one, other)
-        if not (is_neutral(path, scope) or _covered(path, NOT_ASKED))
+        for path in consequential(one, other)
     ]
     return found + _facts(group, reference, factors)
 
@@ -80,19 +74,13 @@ def told(each: Different) -> str:
     return f"{each.path} {ours}, there {theirs}"
 
 
-def setting(info: RunInfo, path: str) -> Scalar:
-    """A setting of a recipe; its default where the recipe is from before it."""
-    value: Scalar = info.settings.get(path, default_settings().get(path))
-    return value
-
-
 def _facts(group: Group, reference: Group, factors: Sequence[str]) -> list[Different]:
     found = []
     for path in (*FACTS, "identity.eval_set_sha256", "results.step"):
         ours, theirs = (sorted(_values(each, path), key=str) for each in (group, reference))
         if ours and theirs and (len(ours) > 1 or ours != theirs):
             covering = {"identity.data_fingerprint": DATA, "results.step": ("train.steps",)}.get(path, ())
-            declared = any(_covered(each, factors) for each in (path, *covering))
+            declared = any(covered(each, factors) for each in (path, *covering))
             found.append(
                 Different(
                     recipe=group.info.recipe,
@@ -113,11 +101,6 @@ def _values(group: Group, path: str) -> set[object]:
     else:
         known = {run.provenance.get(path) for run in group.runs}
     return known - {None}
-
-
-def _covered(path: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted path is one of these, or lies below one."""
-    return any(path == prefix or path.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reproduce.paper.matching import Group, Matches, setting_differences, unfinished
+from reproduce.paper.matching import Group, Matches, unfinished
+from reproduce.paper.setting_differences import setting_differences
 from reproduce.paper.tables import MEAN, Table
 from reproduce.statistics import mean_interval, paired_interval
 
@@ -20,6 +21,24 @@ class Extra:
     ci_high: float | None
     n_seeds: int
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unjudged:
+    """Runs of ours that stand for no row of the paper."""
+
+    recipe: str
+    why: str
+
+
+def unjudged(groups: Sequence[Group], found: Matches) -> list[Unjudged]:
+    """Groups that no cell is judged by, each with the reason."""
+    standing = {match.group.info.recipe for match in found.values()}
+    return [
+        Unjudged(recipe=group.info.recipe, why=_why_unjudged(group))
+        for group in groups
+        if group.info.recipe not in standing
+    ]
 
 
 def extras(groups: Sequence[Group], tables: Mapping[str, Table], found: Matches) -> list[Extra]:
@@ -70,6 +89,10 @@ def _why_extra(group: Group, inside: bool, elsewhere: bool) -> str:
         return "the paper has no such domain"
     if elsewhere:
         return "the paper prints no log-perplexity of this run"
+    return _why_unjudged(group)
+
+
+def _why_unjudged(group: Group) -> str:
     late = unfinished(group)
     if late:
         return f"not judged: {late}"

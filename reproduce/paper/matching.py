@@ -7,10 +7,13 @@ from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.paper.runs import Run, RunInfo, Scale
-from reproduce.paper.tables import MEAN, Row, Table
-from reproduce.recipe.neutral import default_settings, is_neutral
+from reproduce.paper.setting_differences import METHOD, consequential, covered, listed, setting_differences
+from reproduce.paper.standing import standing_recipes
+from reproduce.paper.tables import MEAN, Row, Table, load_tables
+from reproduce.recipe.neutral import is_neutral
 
-NOT_PART_OF_A_RECIPE = ("seed",)
+MAY_DIFFER = ("train.precision",)
+"""Settings that a run at the paper's scale may have of its own; told beside its numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +74,6 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
-def setting_differences(one: RunInfo, other: RunInfo) -> list[str]:
-    """Dotted paths in which two recipes differ, the seed and the recipe's own name left out.
-
-    A setting that one recipe lacks counts there as its default: the recipe is from before it.
-    """
-    skipped = {"name", *NOT_PART_OF_A_RECIPE}
-    keys = [*one.settings, *(k for k in other.settings if k not in one.settings)]
-    usual = default_settings()
-    first, second = ({k: info.settings.get(k, usual.get(k)) for k in keys} for info in (one, other))
-    return [k for k in keys if k not in skipped and first[k] != second[k]]
-
-
 def unfinished(group: Group) -> str | None:
     """Why a group cannot be judged yet: a run that was scored before its last step."""
     for run in group.runs:
@@ -94,7 +85,10 @@ def unfinished(group: Group) -> str | None:
 
 def matches(group: Group, table: Table, row: Row) -> bool:
     """Whether the group trains what a row of the table trained: model, strategy, r, domain weights."""
-    info = group.info
+    return _stands_for(group.info, table, row)
+
+
+def _stands_for(info: RunInfo, table: Table, row: Row) -> bool:
     if info.table is None or info.model != row.model:
         return False
     same_r = row.r is None or (info.r is not None and isclose(info.r, row.r, rel_tol=1e-9))
@@ -103,26 +97,60 @@ def matches(group: Group, table: Table, row: Row) -> bool:
 
 
 def judged_scale(group: Group, table: Table, row: Row) -> tuple[Scale, str]:
-    """At which scale a matching group is judged, and why if not as its recipe declares.
+    """At which scale a matching group is judged, and what a reader has to know about that.
 
-    A recipe may say `paper` and have been shortened by hand; what it trained decides.
+    A recipe may say `paper` and have been changed by hand; what it trained and was measured on decides.
     """
     if group.info.scale == "reduced":
         return "reduced", ""
     asked = table.models[row.model]
     settings = group.info.settings
     off = [
-        f"{key} {settings[key]} (paper: {value})"
+        f"{key} {settings.get(key)!s:.40} (paper: {value})"
         for key, value in asked.settings.items()
-        if key in settings and settings[key] != value
+        if settings.get(key) != value
     ]
-    domains = set(next((c.mean_of for c in table.columns if c.name == MEAN), ()))
-    if table.unit == "nats" and group.tasks != domains:
-        off.append("other domains than the paper's")
     steps = {run.results.step for run in group.runs}
     if steps != {asked.steps}:
         off.insert(0, f"steps {', '.join(map(str, sorted(steps)))} (paper: {asked.steps})")
-    return ("reduced", "not the paper's scale: " + "; ".join(off)) if off else ("paper", "")
+    if table.unit == "nats":
+        off += _other_evaluation(group, table)
+    unlike, told = _unlike_recipe(group.info, table, row, besides=tuple(asked.settings))
+    if off + unlike:
+        return "reduced", "not the paper's scale or setting: " + "; ".join(off + unlike)
+    return "paper", told
+
+
+def _other_evaluation(group: Group, table: Table) -> list[str]:
+    """In what the log-perplexities of a group are not those of the table; empty where it was not measured."""
+    domains = set(next((c.mean_of for c in table.columns if c.name == MEAN), ()))
+    if not group.tasks:
+        return []
+    if group.tasks != domains:
+        return ["other domains than the paper's"]
+    if table.samples is None:
+        return []
+    share = table.samples // len(domains)  # as the evaluation draws them
+    fewest = min(
+        s.n for run in group.runs for s in run.results.scores if s.suite == "perplexity" and s.task in domains
+    )
+    return [f"{fewest} held-out samples in a domain (paper: {share})"] if fewest < share else []
+
+
+def _unlike_recipe(
+    info: RunInfo, table: Table, row: Row, *, besides: tuple[str, ...]
+) -> tuple[list[str], str]:
+    """In what a run was trained unlike the recipe that stands for the row; and what it may differ in."""
+    ours = next(each for each in standing_recipes(table.id) if _stands_for(each, table, row))
+    # The weights over domains are what the row was matched by, whether named or written out; and where
+    # samples weigh alike, nothing else about their weights matters.
+    method = METHOD if row.strategy == "uniform" else ()
+    unlike = consequential(info, ours, (*besides, "data.domain_weights", "train.steps", *method))
+    free = [path for path in unlike if covered(path, MAY_DIFFER)]
+    bound = [path for path in unlike if path not in free]
+    there = ours.recipe
+    told = f"trained with {listed(free, info, ours, there)}" if free else ""
+    return [listed(bound, info, ours, there)] if bound else [], told
 
 
 def check_comparable(groups: Sequence[Group], what: str) -> None:
@@ -191,12 +219,17 @@ def _same_weights(ours: str | Mapping[str, float], name: str, table: Table) -> b
     if isinstance(ours, str):
         return ours == name
     if name == "uniform":
-        return len(set(ours.values())) == 1
+        return set(ours) == _slimpajama() and len(set(ours.values())) == 1 and min(ours.values()) > 0
     theirs = table.domain_weights[name]
     if set(ours) != set(theirs):
         return False
     total, all_theirs = sum(ours.values()), sum(theirs.values())
     return all(isclose(ours[d] * all_theirs, theirs[d] * total, rel_tol=1e-6) for d in theirs)
+
+
+def _slimpajama() -> set[str]:
+    """The domains that the paper weighs alike."""
+    return set(next(c.mean_of for c in load_tables()["table1"].columns if c.name == MEAN))
 
 
 def _same_recipe(first: Run, run: Run) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reproduce.errors import UserError
-from reproduce.paper.compare import Cell, ClaimResult, cells, claim_results
-from reproduce.paper.extras import Extra, extras
+from reproduce.paper.claim_verdicts import ClaimResult, claim_results
+from reproduce.paper.compare import Cell, cells
+from reproduce.paper.extras import Extra, Unjudged, extras, unjudged
 from reproduce.paper.figure_list import family_figures
 from reproduce.paper.figures import Curves, strategy_curves
 from reproduce.paper.found_studies import FoundStudy
@@ -36,6 +37,8 @@ VERDICT_TEXTS: Mapping[str, tuple[str, str]] = {
     "reduced_scale_unresolved": ("?", "unresolved (reduced scale)"),
 }
 """Verdict -> mark, words."""
+
+CLAIM_TEXTS = {verdict: words for verdict, (_, words) in VERDICT_TEXTS.items()} | {"unresolved": "unresolved"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,10 @@ class Page:
     """Tables of the paper without a run, and their number of cells."""
 
     claims: tuple[ClaimResult, ...]
+    claim_texts: Mapping[str, str]
     extra: tuple[Extra, ...]
+    unjudged: tuple[Unjudged, ...]
+    """Those without a number in `extra`."""
     scores: tuple[ShownScore, ...]
     reduced: bool
     by_itself: SelfJudgement
@@ -124,6 +130,7 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
     touched = {cell.table for cell in judged if cell.scale is not None}
     shown = tuple(_shown_families(families(groups)))
     swept = sensitivity(groups)
+    extra = extras(groups, tables, found)
     return Page(
         tables=tuple(_shown_table(table, judged, found) for table in tables.values() if table.id in touched),
         untouched=tuple(
@@ -132,7 +139,9 @@ def build_page(runs: Sequence[Run], curves: Curves | None, studies: Sequence[Fou
             if table.id not in touched
         ),
         claims=tuple(c for c in claim_results(tables, found) if c.verdict != "not_run"),
-        extra=tuple(extras(groups, tables, found)),
+        claim_texts=CLAIM_TEXTS,
+        extra=tuple(extra),
+        unjudged=tuple(u for u in unjudged(groups, found) if u.recipe not in {e.recipe for e in extra}),
         scores=shown_scores([run for group in groups for run in group.runs]),
         reduced=any(cell.scale == "reduced" for cell in judged),
         by_itself=self_judgement(),

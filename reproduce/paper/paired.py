@@ -1,13 +1,17 @@
 """Two groups of runs held together window by window and item by item: what results.json's means cannot say.
 
-Only seeds that both have are paired. A run without the losses or items behind its scores is named, and its
-row is left out; the comparison of the means stands without.
+Only seeds that both have are paired, and only windows of one recorded text. A run without the losses or items
+behind its scores is named, and its row is left out; the comparison of the means stands without.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
+from pathlib import Path
 from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from eval.records import Key, Seeds, TaskRecord, find_record
 from eval.results import LOG_PERPLEXITY, PERPLEXITY_SUITE, Score
@@ -15,7 +19,7 @@ from eval.sample_losses import FILE_NAME
 from reproduce.paper.matching import Group
 from reproduce.paper.runs import Run
 from reproduce.paper.sample_losses import has_sample_losses, sample_losses
-from reproduce.sample_statistics import PairedItems, PairedSamples, paired_items, paired_samples
+from reproduce.sample_statistics import MEAN, PairedItems, PairedSamples, paired_items, paired_samples
 from reproduce.statistics import Interval, mean_interval
 
 RECORDS = "evaluations/model"
@@ -66,8 +70,9 @@ class PairedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """What could be paired, and why the rest could not."""
+    """What of one group could be paired, and why the rest could not."""
 
+    recipe: str
     rows: Sequence[PairedRow]
     notes: Sequence[str]
 
@@ -76,38 +81,73 @@ def paired(group: Group, reference: Group) -> Paired:
     """A group minus a reference, log-perplexities first, then the tasks that both keep items of.
 
     Args:
-        group: measured and trained on the reference's data, as `check_comparable` holds.
+        group: may be trained and measured on anything; what does not fit the reference is left out, and said.
         reference: what is subtracted.
 
     Raises:
         DataError: losses that are damaged, or not those of the results.json beside them.
     """
+    recipe = group.info.recipe
     seeds = sorted(set(group.by_seed) & set(reference.by_seed))
     if not seeds:
-        return Paired(rows=(), notes=[f"{group.info.recipe} and {reference.info.recipe} share no seed"])
+        why = f"{recipe} and {reference.info.recipe} share no seed"
+        return Paired(recipe=recipe, rows=(), notes=[why])
     pairs = [(group.by_seed[seed], reference.by_seed[seed]) for seed in seeds]
     notes: list[str] = []
     rows = [*_windows(group, reference, pairs, notes), *_tasks(group, reference, pairs, notes)]
-    return Paired(rows=rows, notes=list(dict.fromkeys(notes)))
+    return Paired(recipe=recipe, rows=rows, notes=list(dict.fromkeys(notes)))
 
 
 _Pairs = Sequence[tuple[Run, Run]]
 
 
 def _windows(group: Group, reference: Group, pairs: _Pairs, notes: list[str]) -> list[PairedRow]:
-    runs = [run for pair in pairs for run in pair]
-    without = [run.path for run in runs if not has_sample_losses(run)]
-    if without:
-        notes.append(f"{without[0]} has no {FILE_NAME}: `reweight eval {without[0]}` writes it")
+    if why := _no_windows([run for pair in pairs for run in pair]):
+        notes.append(why)
         return []
     ours, theirs = ([sample_losses(run) for run in side] for side in zip(*pairs, strict=True))
-    domains = [domain for domain in ours[0] if domain in theirs[0]]
+    named = list(dict.fromkeys(domain for losses in (*ours, *theirs) for domain in losses))
+    unlike = {domain: _unlike(domain, [*ours, *theirs]) for domain in named}
+    notes += filter(None, unlike.values())
+    domains = [domain for domain in named if not unlike[domain]]
+    if not domains:
+        return []
     found = paired_samples(
         {domain: [losses[domain] for losses in ours] for domain in domains},
         {domain: [losses[domain] for losses in theirs] for domain in domains},
     )
+    if len(domains) < len(named):
+        # Of the domains that are left it would be another mean than the one of results.json.
+        del found[MEAN]
+        notes.append("mean: not all of its domains are paired, so it is not either")
     names = (group.info.recipe, reference.info.recipe)
     return [_window_row(*names, domain, samples) for domain, samples in found.items()]
+
+
+def _no_windows(runs: Sequence[Run]) -> str:
+    """Why these runs' windows are not known to be the same ones, or are not there; empty where they are."""
+    by_text: dict[str | None, Path] = {}
+    for run in runs:
+        by_text.setdefault(run.results.eval_set_sha256, run.path)
+    unknown = by_text.pop(None, None)
+    if len(by_text) > 1:
+        one, other, *_ = by_text.values()
+        return f"{one} and {other} were measured on different text: their windows are no pairs"
+    without = next((run.path for run in runs if not has_sample_losses(run)), None)
+    if without is not None:
+        return f"{without} has no {FILE_NAME}: `reweight eval {without}` writes it"
+    # Not even where no side has it: equal numbers of windows are no sign of equal text.
+    if unknown is not None:
+        return f"{unknown} does not record the text it was measured on: `reweight eval {unknown}` does"
+    return ""
+
+
+def _unlike(domain: str, found: Sequence[Mapping[str, NDArray[np.float32]]]) -> str:
+    """Why one domain's windows are no pairs, though the text is said to be one; empty where they are."""
+    if any(domain not in losses for losses in found):
+        return f"{domain}: not measured by every run"
+    counts = list(dict.fromkeys(len(losses[domain]) for losses in found))
+    return f"{domain}: {counts[0]} and {counts[1]} windows, which are no pairs" if len(counts) > 1 else ""
 
 
 def _window_row(recipe: str, reference: str, domain: str, found: PairedSamples) -> PairedRow:

@@ -11,11 +11,13 @@ Scores are held against each other only where the questions were the same:
   changed. The difference is formed and the cell says what differed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
-from eval.results import Results, Score
+from eval.results import PERPLEXITY_SUITE, Results, Score
 from reproduce.paper.matching import Group
 from reproduce.paper.tables import Column, ScoreKey
 from reproduce.paper.text import clean
@@ -29,6 +31,10 @@ class Reading:
 
     values: Mapping[int, float]
     """Seed -> value in the table's unit; seeds without a value are left out."""
+
+    stderr: float | None
+    """Standard error of one run's value over its items or windows, in the table's unit, the mean over seeds;
+    of a mean over tasks as if these were independent. None where a score has none."""
 
     scores: Mapping[int, tuple[Score, ...]]
     """Seed -> the scores behind its value, in the order of the column's parts."""
@@ -52,25 +58,44 @@ def read_column(group: Group, column: Column, factor: float) -> Reading:
         if scores:
             found[seed] = scores
         else:
-            notes.append(why)
+            notes.append(why if len(group.by_seed) == 1 or why == UNMEASURED else f"seed {seed}: {why}")
+    if found and UNMEASURED in notes:
+        lacking = ", ".join(str(seed) for seed in sorted(group.by_seed) if seed not in found)
+        notes = [note for note in notes if note != UNMEASURED]
+        notes.append(f"seed {lacking} not measured on {column.name}, left out")
     if len({_stands_in(scores, column) for scores in found.values()}) > 1:
         found = {seed: scores for seed, scores in found.items() if not _stands_in(scores, column)}
         notes.append(f"{column.name}: seeds without gp-IRT are left out")
     for (first, one), (second, other) in pairwise(found.items()):
         if unlike := different_questions(one, other):
             note = f"{unlike}: seeds {first} and {second} have no mean; evaluate them again alike"
-            return Reading(values={}, scores={}, stand_in=False, unlike_printed=False, note=note)
+            return Reading(values={}, stderr=None, scores={}, stand_in=False, unlike_printed=False, note=note)
         notes += scoring_differences(one, other)
     versions = [why for scores in found.values() for why in _other_versions(scores, column)]
-    cut = any(score.truncated for scores in found.values() for score in scores)
+    cut = any(_maybe_cut(score) for scores in found.values() for score in scores)
     notes += [remark for scores in found.values() for remark in _remarks(scores, column)] + versions
     return Reading(
         values={seed: factor * sum(s.value for s in scores) / len(scores) for seed, scores in found.items()},
+        stderr=_stderr(list(found.values()), factor),
         scores=found,
         stand_in=any(_stands_in(scores, column) for scores in found.values()),
         unlike_printed=cut or bool(versions),
         note=joined(notes),
     )
+
+
+def _stderr(by_seed: Sequence[Sequence[Score]], factor: float) -> float | None:
+    errors = [
+        factor * math.hypot(*(s.stderr for s in scores if s.stderr is not None)) / len(scores)
+        for scores in by_seed
+        if all(score.stderr is not None for score in scores)
+    ]
+    return fmean(errors) if errors and len(errors) == len(by_seed) else None
+
+
+def _maybe_cut(score: Score) -> bool:
+    """Whether prompts were cut, or nobody knows; of log-perplexity there is nothing to cut."""
+    return score.suite != PERPLEXITY_SUITE and score.truncated != 0
 
 
 def different_questions(ours: Sequence[Score], theirs: Sequence[Score]) -> str:
@@ -167,18 +192,23 @@ def _other_versions(scores: Sequence[Score], column: Column) -> list[str]:
 def _remarks(scores: Sequence[Score], column: Column) -> list[str]:
     """What a reader of the number has to know: stand-ins, and prompts that did not fit."""
     plain = [s.task for s, key in zip(scores, column.parts, strict=True) if s.metric != key.metric]
-    cut = [score for score in scores if score.truncated]
+    cut = [score for score in scores if _maybe_cut(score)]
     if len(column.parts) == 1:
         remarks = [f"{task}: plain mean; the paper's is gp-IRT" for task in plain]
         return remarks + [_truncation(score) for score in cut]
     remarks = [f"{column.name}: with the plain mean of {', '.join(plain)}; the paper's is gp-IRT"] * bool(
         plain
     )
-    return remarks + [f"prompts truncated in {', '.join(score.task for score in cut)}"] * bool(cut)
+    known = ", ".join(score.task for score in cut if score.truncated is not None)
+    unknown = ", ".join(score.task for score in cut if score.truncated is None)
+    remarks += [f"prompts truncated in {known}"] * bool(known)
+    return remarks + [f"whether prompts were truncated is not recorded for {unknown}"] * bool(unknown)
 
 
 def _truncation(score: Score) -> str:
-    share = 100 * (score.truncated or 0) / score.requests if score.requests else None
+    if score.truncated is None:
+        return f"{score.task}: whether prompts were truncated is not recorded"
+    share = 100 * score.truncated / score.requests if score.requests else None
     how_many = (
         "prompts" if share is None else f"{share:.0f}% of prompts" if share >= 1 else "under 1% of prompts"
     )

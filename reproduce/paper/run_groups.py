@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reproduce.paper.figures import Series
-from reproduce.paper.matching import Group, setting_differences
+from reproduce.paper.matching import Group
 from reproduce.paper.metrics_log import Metrics, read_metrics
 from reproduce.paper.runs import Run, Scalar
+from reproduce.paper.setting_differences import setting_differences
 from reproduce.paper.text import clean
 
 Settings = tuple[tuple[str, Scalar], ...]

@@ -41,17 +41,24 @@ ScoreName = tuple[str, str, str, int | None]
 """Suite, task, metric, shots."""
 
 
-def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
+def against(groups: Sequence[Group], reference: Group, *, any_text: bool = False) -> list[Difference]:
     """Each group against the reference, score by score, in the order of the reference's results.
 
-    What the groups were trained and measured on is differences.py's to compare, before.
+    What the groups were trained and measured on is differences.py's to compare, before. Log-perplexities of
+    other text, or of text that is not recorded, are shown with a note and without a verdict.
+
+    Args:
+        groups: each is held against the reference by itself.
+        reference: what is subtracted.
+        any_text: show log-perplexities over other numbers of windows too, as where the text is known to
+            differ; else they are refused.
 
     Raises:
         UserError: groups that answered different questions, or share no score.
     """
     found = []
     for group in groups:
-        _same_questions(group, reference)
+        _same_questions(group, reference, any_text=any_text or len(_texts(group, reference)) > 1)
         names = [name for name in _scores(reference) if name in _scores(group)]
         if not names:
             raise UserError(
@@ -64,8 +71,7 @@ def against(groups: Sequence[Group], reference: Group) -> list[Difference]:
 
 def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
     ours, theirs = _values(group, name), _values(reference, name)
-    texts = {run.results.eval_set_sha256 for each in (group, reference) for run in each.runs} - {None}
-    other_text = name[0] == PERPLEXITY_SUITE and len(texts) > 1
+    other_text = _other_text(group, reference, name) if name[0] == PERPLEXITY_SUITE else ""
     pairs = paired_interval(ours, theirs)
     paired = pairs is not None and pairs.n >= 2
     interval = (
@@ -87,12 +93,33 @@ def _difference(group: Group, reference: Group, name: ScoreName) -> Difference:
         verdict="unresolved" if other_text else _outcome(interval, _higher_is_better(group, name)),
         note=joined(
             [
-                "measured on different text: no verdict" if other_text else "",
+                f"{other_text}: no verdict" if other_text else "",
                 "" if interval.low is not None else "one seed on a side: no interval",
                 *_remarks(group, reference, name),
             ]
         ),
     )
+
+
+def _other_text(group: Group, reference: Group, name: ScoreName) -> str:
+    """Why log-perplexities say nothing about the models: other text, or none that is known; else empty."""
+    if len(_texts(group, reference)) > 1:
+        return "measured on different text"
+    runs = [*reference.runs, *group.runs]
+    first, *others = (score for run in runs for score in run.results.scores if _name(score) == name)
+    unlike = next(filter(None, (_unlike(score, first) for score in others)), "")
+    if unlike:
+        return unlike
+    unknown = next((run.path for run in runs if run.results.eval_set_sha256 is None), None)
+    if unknown is None:
+        return ""
+    return f"{unknown} does not record the text it was measured on, which `reweight eval` does"
+
+
+def _texts(group: Group, reference: Group) -> set[str]:
+    """Hashes of the evaluation sets, as far as they are recorded."""
+    known = (run.results.eval_set_sha256 for each in (group, reference) for run in each.runs)
+    return {text for text in known if text is not None}
 
 
 def _outcome(interval: Interval, higher_is_better: bool) -> Outcome:
@@ -122,23 +149,34 @@ def _values(group: Group, name: ScoreName) -> dict[int, float]:
     }
 
 
-def _same_questions(group: Group, reference: Group) -> None:
-    """Refuse scores of one task over different items, prompts, shots, or by different versions of it."""
+def _same_questions(group: Group, reference: Group, *, any_text: bool) -> None:
+    """Refuse scores of one task over different items, prompts, shots, or by different versions of it.
+
+    With `any_text` log-perplexities pass: they get no verdict instead.
+    """
     first = reference.runs[0]
     known = {_name(score): score for score in first.results.scores}
     shots = {name[:3]: name[3] for name in known}
     for run in [*reference.runs, *group.runs]:
         for score in run.results.scores:
+            if any_text and score.suite == PERPLEXITY_SUITE:
+                continue
             other = known.get(_name(score))
             task = f"{run.path} and {first.path} scored {score.task:.60}"
             if other is None and _name(score)[:3] in shots:
                 raise UserError(f"{task} with different shots; evaluate both alike")
             if other is None:
                 continue
-            if (score.limit, score.n) != (other.limit, other.n):
-                raise UserError(f"{task} over {score.n} and {other.n} items; evaluate both alike")
-            if unlike := different_questions([score], [other]):
+            if unlike := _unlike(score, other):
                 raise UserError(f"{run.path} and {first.path}, {unlike}; evaluate both alike")
+
+
+def _unlike(score: Score, other: Score) -> str:
+    """Why two scores of one name are not of the same questions, or windows; empty where they are."""
+    if (score.limit, score.n) != (other.limit, other.n):
+        what = "windows" if score.suite == PERPLEXITY_SUITE else "items"
+        return f"{score.task:.60}: over {score.n} and {other.n} {what}"
+    return different_questions([score], [other])
 
 
 def _remarks(group: Group, reference: Group, name: ScoreName) -> list[str]:
