@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,9 +89,7 @@ def test_names_and_launchers_that_do_not_fit(reweight: Cli, monkeypatch: pytest.
 
 def test_the_help_lists_every_table(reweight: Cli) -> None:
     _, out, _ = reweight("reproduce", "--help")
-    assert set(needs.PAPER) - {f"figure{n}" for n in range(2, 8)} <= set(
-        out.replace(".", " ").replace(";", " ").split()
-    )
+    assert set(needs.PAPER) - {f"figure{n}" for n in range(2, 8)} <= set(re.findall(r"\w+", out))
 
 
 def test_from_nothing_to_the_table_and_again(
@@ -114,6 +114,36 @@ def test_from_nothing_to_the_table_and_again(
     assert "1/2 " in err
     paths = [tmp_path / "runs" / name / f"seed-{seed}" for seed in (1, 2, 3) for name in tiny]
     assert out == reweight("compare", "--against", "paper", "--table", "table1", *paths)[1]
+
+
+def test_a_finished_run_without_its_model_is_kept(
+    reweight: Cli, tiny: list[str], store_path: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = ("reproduce", "table1", "--scale", "nano", "--seeds", 1, "--data", store_path, "--out", runs)
+    assert reweight(*arguments)[0] == 0
+    folder = runs / "tiny_linupper/seed-1"
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+    # All that is compared is there: nothing is trained again, and the table comes out.
+    code, out, err = reweight(*arguments)
+    assert code == 0, err
+    assert "1/1" not in err
+    assert "GPT2-mini" in out
+    # Asked for by name, training refuses to begin at step 0 over the run's metrics and scores.
+    train = ("train", "--recipe", "tiny_linupper", "--seed", 1, "--data", store_path, "--out", folder)
+    code, out, err = reweight(*train)
+    assert (code, out) == (5, "")
+    assert "finished run without its model and checkpoints" in err
+    # Without scores of the last step it is neither complete nor to be trained.
+    results = folder / "results.json"
+    results.write_text(results.read_text().replace('"step": 8', '"step": 4'))
+    assert "its model and checkpoints are gone" in reweight(*arguments, "--dry-run")[1]
+    results.write_bytes(before["results.json"])
+    assert {name: (folder / name).read_bytes() for name in ("metrics.jsonl", "results.json")} == {
+        name: before[name] for name in ("metrics.jsonl", "results.json")
+    }
 
 
 def test_a_failing_run_stops_with_its_code_and_says_which(
@@ -164,14 +194,17 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     assert not (out / "tiny_linupper").exists()
     code_, text, _ = reweight(*words, "--dry-run")
     assert code_ == 0
-    assert f"step {status['step']} of 400" in text
+    assert f"step {status['step']} of 400" in text  # stopped with a checkpoint
 
 
-def test_figures_say_how_they_are_drawn_and_toy_studies_run(
-    reweight: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, out, _ = reweight("reproduce", "figure1")
-    assert (code, out) == (0, "draw it with `reweight figures --only figure1`\n")
+def test_figures_are_drawn_and_toy_studies_run(reweight: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = reweight("reproduce", "figure1", "--out", "runs of mine")
+    assert code == 0
+    assert out.startswith("runs of mine/figures/figure1.svg")
+    assert {path.suffix for path in Path("runs of mine/figures").iterdir()} == {".svg", ".png", ".csv"}
+    code, out, _ = reweight("reproduce", "figure5", "--scale", "nano", "--out", "runs of mine", "--dry-run")
+    assert out.splitlines()[-1].startswith("then: reweight figures 'runs of mine/gpt2_nano_uniform' ")
+    assert out.splitlines()[-1].endswith(" --only figure5 --out 'runs of mine/figures'")
     code, out, _ = reweight("reproduce", "figure8", "--dry-run")
     assert code == 0
     assert out.splitlines()[-1] == "then: reweight toy dro --out runs/toy/dro"
@@ -180,7 +213,7 @@ def test_figures_say_how_they_are_drawn_and_toy_studies_run(
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(Children, "shown", lambda self, *words: asked.append(words) or 0)
     assert reweight("reproduce", "figure7", "--out", "elsewhere")[0] == 0
-    assert asked == [("toy", "regression", "--out", Path("elsewhere/toy/regression"))]
+    assert asked == [("toy", "regression", "--out", "elsewhere/toy/regression")]
 
 
 def test_suites_are_scored_where_scores_are_missing(

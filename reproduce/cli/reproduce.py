@@ -46,7 +46,7 @@ def command(
     on: str,
     as_json: bool,
 ) -> int:
-    """Train, score and compare what one table or figure of the paper takes.
+    """Train, score and compare or draw what one table or figure of the paper takes.
 
     Runs go to OUT/RECIPE/seed-SEED, one after the other, each a `reweight train` of its own; complete ones
     stay. Ctrl-C saves and stops (130), and the same command continues. At --scale nano reduced-scale twins
@@ -54,7 +54,7 @@ def command(
 
     \b
     Tables: table1 table2 table3 table12 llama1b_average llama1b_lur llama1b_qa llama7b_average llama7b_lur
-    llama7b_qa. Figures: figure1 ... figure8; 7 and 8 are toy studies.
+    llama7b_qa. Figures: figure1 ... figure8, drawn in OUT/figures; 7 and 8 are toy studies.
 
     \b
     Examples:
@@ -145,15 +145,8 @@ def _stopped(what: str, code: int, made: Children) -> int:
 
 
 def _show(plan: "Plan", made: Children, as_json: bool) -> int:
-    """Compare, draw, or say how to."""
-    arguments = _result_command(plan)
-    if arguments is None:
-        if as_json:
-            emit_json(plan.document() | {"result": None})
-        else:
-            ended = f"{len(plan.runs)} runs are complete; " if plan.runs else ""
-            click.echo(f"{ended}draw it with `{plan.then()}`")
-        return ExitCode.DONE
+    """Compare, draw, or run the toy study."""
+    arguments = plan.result()
     if not as_json:
         code = made.shown(*arguments)
     else:
@@ -161,12 +154,3 @@ def _show(plan: "Plan", made: Children, as_json: bool) -> int:
         if not code:
             emit_json(plan.document() | {"result": json.loads(out)})
     return _stopped(f"reweight {arguments[0]}", code, made) if code else code
-
-
-def _result_command(plan: "Plan") -> list[object] | None:
-    """What shows the result; None where `reweight figures` draws it."""
-    if plan.needs.study is not None:
-        return ["toy", plan.needs.study, "--out", plan.study]
-    if plan.id.startswith("figure"):
-        return None
-    return ["compare", "--against", "paper", "--table", plan.id, *(run.path for run in plan.runs)]

@@ -1,6 +1,8 @@
 """What a folder of runs holds of a table or figure, and what the rest would take. Nothing is written."""
 
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +31,7 @@ class PlannedRun:
     """`other`: the folder holds another run, or a damaged one."""
 
     step: int
-    """Steps that are done."""
+    """Steps that are done: a partial run's up to its newest checkpoint."""
 
     why: str
     """What is wrong with the folder, where it is another's."""
@@ -96,14 +98,18 @@ class Plan:
 
         return store_state(self.left[0].recipe, self.data) if self.left else ""
 
+    def result(self) -> list[str]:
+        """The arguments of `reweight` that show the result."""
+        if self.needs.study is not None:
+            return ["toy", self.needs.study, "--out", str(self.study)]
+        if self.id.startswith("figure"):
+            folders = dict.fromkeys(str(run.path.parent) for run in self.runs)
+            return ["figures", *folders, "--only", self.id, "--out", str(self.out / "figures")]
+        return ["compare", "--against", "paper", "--table", self.id, *(str(run.path) for run in self.runs)]
+
     def then(self) -> str:
         """The command that shows the result."""
-        if self.needs.study is not None:
-            return f"reweight toy {self.needs.study} --out {self.study}"
-        if self.id.startswith("figure"):
-            return f"reweight figures --only {self.id}"
-        folders = " ".join(dict.fromkeys(str(run.path.parent) for run in self.runs))
-        return f"reweight compare --against paper --table {self.id} {folders}"
+        return shlex.join(["reweight", *self.result()])
 
     def document(self) -> dict[str, Any]:
         """For --json."""
@@ -145,7 +151,7 @@ class Plan:
             here = _time(sum(run.seconds for run in self.left))
             yield (
                 f"left: {len(self.left)} of {len(self.runs)} runs, {_hours(hours)} {self.on.upper()}-hours, "
-                f"or {here} on this machine, and {_gb(disk)} of disk"
+                f"or {here} on this machine, and {_gb(disk)} of disk; scoring and data come on top"
             )
             yield f"data: {self.data_state()}"
         if self.needs.suites:
@@ -211,7 +217,7 @@ def _planned(
         unscored=tuple(suite for suite in asked.suites if not scored(path, suite)),
         seconds=here.seconds(left, Layout(ranks=ranks, ranks_a_node=ranks)),
         gpu_hours=left / gpu.flops / 3600,
-        disk_bytes=0 if state == "complete" else cost.disk_bytes,
+        disk_bytes=0 if state == "complete" else max(0, cost.disk_bytes - _size(path)),
     )
 
 
@@ -226,10 +232,31 @@ def _state(path: Path, recipe: "Recipe") -> tuple[State, int, str]:
         folder.check_recipe(recipe)
     except (ResumeError, DataError, OSError) as error:
         return "other", 0, one_line(str(error))
-    if folder.complete:
-        return "complete", recipe.train.steps, ""
-    step = folder.status.get("step")
-    return "partial", min(max(step, 0), recipe.train.steps) if isinstance(step, int) else 0, ""
+    steps = recipe.train.steps
+    if folder.complete or (folder.stripped and _results_step(path) == steps):
+        return "complete", steps, ""  # what is compared and drawn is there, with or without the model
+    if folder.stripped:
+        return "other", 0, "its model and checkpoints are gone; restore them, or move the folder away"
+    # What was done since the newest checkpoint is done again.
+    return "partial", min(max([0, *folder.saved_steps]), steps), ""
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; what goes away meanwhile counts as nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _results_step(run: Path) -> int | None:
+    from eval.results import ResultsError, read_results
+
+    try:
+        return read_results(run / "results.json").step
+    except (ResultsError, UserError, OSError):
+        return None
 
 
 def scored(run: Path, suite: str) -> bool:

@@ -54,6 +54,18 @@ class RunDir:
         made = self.results.is_file() and (self.model / "config.json").is_file()
         return made and self.status.get("state") == COMPLETE
 
+    @property
+    def stripped(self) -> bool:
+        """Whether the run ended, and neither its model nor a checkpoint is left to continue from."""
+        ended = self.status.get("state") == COMPLETE and self.results.is_file()
+        return ended and not self.complete and not self.saved_steps
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, by their folders' names; none is opened."""
+        names = (path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*"))
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
     def __enter__(self) -> "RunDir":
         """Make the folder and take its lock.
 
@@ -109,7 +121,8 @@ class RunDir:
                 command has no option to name any.
 
         Raises:
-            ResumeError: the folder belongs to another recipe or to other data; names the differences.
+            ResumeError: the folder belongs to another recipe or to other data, with the differences; or to a
+                finished run that training would begin anew.
         """
         own, origin = self.path / "recipe.yaml", self.path / "provenance.json"
         if not own.exists():
@@ -125,6 +138,11 @@ class RunDir:
             restarts = list(first.get("restarts", []))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ResumeError(f"{origin} cannot be read; restore it or choose another --out") from None
+        if self.stripped:
+            raise ResumeError(
+                f"{self.path} holds a finished run without its model and checkpoints; training would begin "
+                "at step 0, over its metrics and scores. Restore model/, or choose another --out"
+            )
         drift = self.check_recipe(recipe, allowed)
         drift += self._refuse(_differences(identity, provenance["identity"]), allowed)
         document = {
