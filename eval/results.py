@@ -4,7 +4,8 @@ Knows nothing about models or harnesses; loads without torch.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,27 @@ SCHEMA = 1
 PERPLEXITY_SUITE = "perplexity"
 LOG_PERPLEXITY = "log_perplexity"
 """Metric of suite `perplexity`: mean token cross entropy in nats; task = domain name or `mean`."""
+
+MEAN = "mean"
+
+LARGEST = 1e150
+"""A number larger in size is no score: its square, which a variance takes, would be no float."""
+
+SHARE = (0.0, 1.0)
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("acc", "acc_norm", "exact_match", "gp_irt"), SHARE),
+    "perplexity": (1.0, LARGEST),
+    LOG_PERPLEXITY: (0.0, LARGEST),
+}
+"""Metric -> what it can be at all; any other: LARGEST in size at most."""
+
+NOISE = 1e-5
+"""What sums of floats may leave beyond a range's ends; one item of the largest task is 5.6e-5 of it."""
+
+LARGEST_COUNT = 2**63 - 1
+
+ROUNDING = 0.01
+"""Nats that a mean may be off its domains where a hand has rounded all of them to two decimals."""
 
 MAX_BYTES = 16 * 1024 * 1024
 """A results.json is kilobytes; anything near this is not one."""
@@ -40,10 +62,10 @@ class Score:
     """log_perplexity (nats), acc, exact_match, ..."""
 
     value: float
-    """Finite."""
+    """Finite; where RANGES names the metric, within its range."""
 
     stderr: float | None
-    """Standard error of `value` over the n samples; null where none was computed."""
+    """Standard error of `value` over the n samples, at least 0; null where none was computed."""
 
     n: int
     """Samples scored, at least 1."""
@@ -177,7 +199,8 @@ def read_results(path: Path) -> Results:
     """Read a results.json.
 
     Raises:
-        ResultsError: missing, half-written, another schema, a wrong type, a NaN, a score given twice.
+        ResultsError: missing, half-written, another schema, a wrong type, a NaN, a score given twice, a value
+            that its metric cannot have, a mean log-perplexity that is not its domains'.
     """
     try:
         document = read_json_object(path, MAX_BYTES, lambda what: _broken(path, what))
@@ -225,8 +248,8 @@ def _results(path: Path, document: Mapping[str, Any]) -> Results:
         raise refuse("'scores' is not a list")
     results = Results(
         recipe=read.text("recipe"),
-        seed=read.integer("seed", minimum=0),
-        step=read.integer("step", minimum=0),
+        seed=_count(read, "seed", minimum=0),
+        step=_count(read, "step", minimum=0),
         scores=tuple(
             _score(Fields.of(f"scores[{index}]", entry, Score, refuse)) for index, entry in enumerate(scores)
         ),
@@ -238,32 +261,76 @@ def _results(path: Path, document: Mapping[str, Any]) -> Results:
         if _name(score) in seen:
             raise refuse(f"gives {score.suite}/{score.task}/{score.metric} twice")
         seen.add(_name(score))
+    _check_mean(results, refuse)
     return results
 
 
+def _check_mean(results: Results, refuse: Callable[[str], ResultsError]) -> None:
+    """Refuse a `mean` that is not the plain mean of the domains beside it (perplexity.log_perplexity)."""
+    domains = {s.task: s for s in results.scores if (s.suite, s.metric) == (PERPLEXITY_SUITE, LOG_PERPLEXITY)}
+    mean = domains.pop(MEAN, None)
+    # Its windows are the domains' together; where they are not, not all of its domains are here.
+    if mean is None or len(domains) < 2 or mean.n != sum(score.n for score in domains.values()):
+        return
+    formed = math.fsum(score.value for score in domains.values()) / len(domains)
+    if abs(mean.value - formed) > ROUNDING + NOISE:
+        raise refuse(
+            f"{PERPLEXITY_SUITE}/{MEAN}/{LOG_PERPLEXITY} is {mean.value:g}, and its {len(domains)} domains "
+            f"have the mean {formed:g}"
+        )
+
+
 def _score(read: Fields) -> Score:
+    suite, task, metric = read.text("suite"), read.text("task"), read.text("metric")
+    read = Fields(f"{read.where} ({suite:.60}/{task:.60}/{metric:.60})", read.entry, read.refuse)
     return Score(
-        suite=read.text("suite"),
-        task=read.text("task"),
-        metric=read.text("metric"),
-        value=read.number("value"),
-        stderr=read.optional_number("stderr", minimum=0.0),
-        n=read.integer("n", minimum=1),
-        num_fewshot=read.optional_integer("num_fewshot", minimum=0),
+        suite=suite,
+        task=task,
+        metric=metric,
+        value=_value(read, metric),
+        stderr=_error(read),
+        n=_count(read, "n", minimum=1),
+        num_fewshot=_optional_count(read, "num_fewshot", minimum=0),
         task_version=read.optional_text("task_version"),
         higher_is_better=read.flag("higher_is_better"),
-        limit=read.optional_integer("limit", minimum=1),
-        requests=read.optional_integer("requests", minimum=1),
-        truncated=read.optional_integer("truncated", minimum=0),
+        limit=_optional_count(read, "limit", minimum=1),
+        requests=_optional_count(read, "requests", minimum=1),
+        truncated=_optional_count(read, "truncated", minimum=0),
         shots_kept=read.optional_number("shots_kept", minimum=0.0),
-        context=read.optional_integer("context", minimum=1),
+        context=_optional_count(read, "context", minimum=1),
         prompt_sha256=read.optional_text("prompt_sha256"),
         model_sha256=read.optional_text("model_sha256"),
         dataset=read.optional_text("dataset"),
-        batch_size=read.optional_integer("batch_size", minimum=1),
+        batch_size=_optional_count(read, "batch_size", minimum=1),
         seeds=_seeds(read) if read.has("seeds") else None,
         versions=read.texts("versions") if read.has("versions") else None,
     )
+
+
+def _value(read: Fields, metric: str) -> float:
+    value = read.number("value")
+    low, high = RANGES.get(metric, (-LARGEST, LARGEST))
+    if not low - NOISE <= value <= high + NOISE:
+        raise read.wrong("value", f"a number from {low:g} to {high:g}")
+    return value
+
+
+def _error(read: Fields) -> float | None:
+    error = read.optional_number("stderr")
+    if error is not None and not 0 <= error <= LARGEST:
+        raise read.wrong("stderr", f"a number from 0 to {LARGEST:g}")
+    return error
+
+
+def _count(read: Fields, key: str, *, minimum: int) -> int:
+    count = read.integer(key, minimum=minimum)
+    if count > LARGEST_COUNT:
+        raise read.wrong(key, f"an integer of at most {LARGEST_COUNT}")
+    return count
+
+
+def _optional_count(read: Fields, key: str, *, minimum: int) -> int | None:
+    return _count(read, key, minimum=minimum) if read.has(key) else None
 
 
 def _seeds(read: Fields) -> dict[str, int]:

@@ -35,16 +35,20 @@ class Interval:
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Mean of independent values with its t interval, n - 1 degrees of freedom.
 
+    A bound that no float can hold is infinite.
+
     Raises:
         ValueError: no value, or one that is not finite.
     """
     n = len(values)
     if n == 0 or not all(math.isfinite(value) for value in values):
         raise ValueError("an interval needs at least one value, all finite")
-    mean = math.fsum(values) / n
+    unit = _unit(values)
+    shares = [value / unit for value in values]
+    mean = math.fsum(shares) / n * unit
     if n == 1:
         return Interval(mean=mean, low=None, high=None, n=1)
-    spread = math.sqrt(_variance(values) / n) * t_quantile((1 + confidence) / 2, n - 1)
+    spread = math.sqrt(_variance(shares) / n) * t_quantile((1 + confidence) / 2, n - 1) * unit
     return Interval(mean=mean, low=mean - spread, high=mean + spread, n=n)
 
 
@@ -54,6 +58,9 @@ def paired_interval(
     """Interval of ours - reference over the seeds that both have; None if they share none.
 
     Runs of one seed share initial weights and data order, so what varies with those cancels.
+
+    Raises:
+        ValueError: a value, or a difference, that is not finite.
     """
     seeds = sorted(set(ours) & set(reference))
     return mean_interval([ours[s] - reference[s] for s in seeds], confidence) if seeds else None
@@ -70,11 +77,12 @@ def welch_interval(
     n = min(len(ours), len(reference))
     if n < 2:
         return Interval(mean=mean, low=None, high=None, n=n)
-    a, b = _variance(ours) / len(ours), _variance(reference) / len(reference)
+    unit = _unit((*ours, *reference))
+    a, b = (_variance([each / unit for each in side]) / len(side) for side in (ours, reference))
     if a + b == 0:
         return Interval(mean=mean, low=mean, high=mean, n=n)
     freedom = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(reference) - 1))
-    spread = math.sqrt(a + b) * t_quantile((1 + confidence) / 2, freedom)
+    spread = math.sqrt(a + b) * t_quantile((1 + confidence) / 2, freedom) * unit
     return Interval(mean=mean, low=mean - spread, high=mean + spread, n=n)
 
 
@@ -121,6 +129,15 @@ def t_cdf(t: float, freedom: float) -> float:
     """P(T <= t) for Student's t."""
     tail = _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
     return 1 - tail if t >= 0 else tail
+
+
+def _unit(values: Sequence[float]) -> float:
+    """A power of two of the size of the largest value: divided by it, no square leaves a float's range.
+
+    Dividing by a power of two rounds nothing, so that an interval is the same to the last bit.
+    """
+    largest = max(map(abs, values))
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.results import (
+    RANGES,
     Results,
     ResultsError,
     Score,
@@ -17,6 +19,7 @@ from eval.results import (
     read_results,
     write_results,
 )
+from eval.suites import load_suites
 
 ACCURACY = Score(
     suite="gpt2_qa", task="sciq", metric="acc", value=0.518, stderr=0.0158, n=1000, num_fewshot=5
@@ -117,7 +120,12 @@ SCORE_EDITS = [
     ("value", "3.0", "finite number"),
     ("value", True, "finite number"),
     ("value", 10**400, "finite number"),
-    ("stderr", -0.1, "finite number"),
+    ("value", 2e307, r"\(perplexity/mean/log_perplexity\)\.value is 2e\+307"),
+    ("value", -0.01, r"value is -0\.01, expected a number from 0"),
+    ("stderr", 1e200, r"stderr is 1e\+200"),
+    ("n", 10**30, "an integer of at most"),
+    ("truncated", 10**30, "an integer of at most"),
+    ("stderr", -0.1, "a number from 0 to"),
     ("n", 0, "integer >= 1"),
     ("n", 2.5, "integer >= 1"),
     ("n", True, "integer >= 1"),
@@ -146,6 +154,75 @@ def test_a_wrong_score_names_its_place(tmp_path: Path, key: str, value: object, 
     assert "scores[0]" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        *(
+            (share, value)
+            for share in ("acc", "acc_norm", "exact_match", "gp_irt")
+            for value in (1.001, -0.2)
+        ),
+        ("acc", 51.8),
+        ("perplexity", 0.5),
+        ("perplexity", 1e151),
+        ("brier", -1e151),
+    ],
+)
+def test_a_value_that_its_metric_cannot_have_is_refused(tmp_path: Path, metric: str, value: float) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(ResultsError) as caught:
+        write_results(path, replace(example(), scores=(replace(ACCURACY, metric=metric, value=value),)))
+    assert not path.exists()
+    assert str(caught.value).startswith(
+        f"{path}: scores[0] (gpt2_qa/sciq/{metric}).value is {value!r}, expected"
+    )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("acc", 1.0000000002),
+        ("acc_norm", -1e-12),
+        ("perplexity", 7e6),
+        ("brier", -3.0),
+        ("log_perplexity", -1e-7),
+    ],
+)
+def test_float_noise_and_metrics_without_a_range_pass(tmp_path: Path, metric: str, value: float) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, replace(example(), scores=(replace(ACCURACY, metric=metric, value=value),)))
+    assert read_results(path).scores[0].value == value
+
+
+def test_every_metric_of_the_suites_has_a_range() -> None:
+    metrics = {name for suite in load_suites().values() for task in suite.tasks for name in task.metrics}
+    assert metrics | {"gp_irt", "log_perplexity"} == set(RANGES)
+
+
+def perplexities(values: Mapping[str, float], n_mean: int) -> Results:
+    scores = [
+        log_perplexity_score(task, value, stderr=None, n=n_mean if task == "mean" else 50, version="1")
+        for task, value in values.items()
+    ]
+    return replace(example(), scores=tuple(scores))
+
+
+def test_a_mean_that_is_not_its_domains_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    # Mean of 2.48, 4.21, 3.32: 3.33667; by hand 3.34.
+    domains = {"arxiv": 2.48, "book": 4.21, "c4": 3.32}
+    for mean in (10.01 / 3, 3.34, 3.33):
+        write_results(path, perplexities({**domains, "mean": mean}, 150))
+    with pytest.raises(
+        ResultsError, match=r"perplexity/mean/log_perplexity is 3, .* 3 domains .* mean 3\.33667"
+    ):
+        write_results(path, perplexities({**domains, "mean": 3.0}, 150))
+    # 350 windows are not these domains' 150: others are not listed, and the mean is theirs too.
+    write_results(path, perplexities({**domains, "mean": 3.0}, 350))
+    assert read_results(path).log_perplexity()["mean"] == 3.0
 
 
 TOP_EDITS = [

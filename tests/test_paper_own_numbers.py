@@ -11,7 +11,8 @@ import pytest
 
 from reproduce.cli.root import run
 from reproduce.paper.multiple_tests import benjamini_hochberg, holm, normal_p
-from reproduce.paper.own_numbers import OwnCell, own_cells, own_claims, own_summaries
+from reproduce.paper.own_numbers import OwnCell, below_alpha, own_cells, own_claims, own_summaries
+from reproduce.paper.own_words import HOW, ONCE, summary_row
 from reproduce.paper.tables import load_tables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "paper-judged.md"
@@ -169,6 +170,37 @@ def test_what_the_paper_gains_by_its_own_errors(judged: dict[tuple[str, str, str
     assert (table3.differences, table3.alone, table3.bh_all) == (8, 0, 0)
 
 
+def test_what_is_printed_twice_is_counted_once(judged: dict[tuple[str, str, str], OwnCell]) -> None:
+    cells = list(judged.values())
+    summaries = {(s.table, s.kind): s for s in own_summaries(cells)}
+    # The six question tasks' mean stands in llama1b_average first.
+    twice, first = summaries["llama1b_qa", "mean"], summaries["llama1b_average", "mean"]
+    assert (twice.differences, twice.repeats, twice.judged, twice.alone) == (0, 1, 0, 0)
+    assert (first.differences, first.repeats, first.alone) == (3, 0, 1)
+    assert summary_row(twice) == ("llama1b_qa", "means", *["–"] * 7)
+    # Table 12: five lambdas x 4 tasks, beside LinUpper's four of Table 2.
+    assert (summaries["table12", "task"].differences, summaries["table12", "task"].repeats) == (20, 4)
+    assert sum(s.differences for s in summaries.values() if s.kind == "task" and s.judged) == 78
+    listed = below_alpha(cells)
+    assert sum(s.alone for s in summaries.values()) == len(listed) == 13
+    assert ("llama1b_qa", "mean") not in {(cell.table, cell.column) for cell in listed}
+
+
+def test_the_upper_end_of_a_mean_may_be_above_its_error(
+    judged: dict[tuple[str, str, str], OwnCell],
+) -> None:
+    # p1 + p2 or 2 - p1 - p2, whichever is less, less d^2, over n: (0.536 - 0.022^2) / 651 = 8.22605e-4,
+    # (0.551 - 0.001^2) / 1572 = 3.50508e-4, (0.992 - 0.028^2) / 1000 = 9.91216e-4, (0.883 - 0.007^2) / 1838 =
+    # 4.80387e-4; sum 2.644716e-3, root 0.0514268, over 4.
+    mean = judged["table2", "GPT2-medium/linupper", "mean"]
+    assert mean.stderr == pytest.approx(1.0075, abs=1e-3)
+    assert mean.stderr_paired_high == pytest.approx(1.28567, abs=1e-4)
+    for words in (HOW, " ".join(PAGE.read_text(encoding="utf-8").split())):
+        assert "as long as they tend to be right on the same ones" in words
+        assert "somewhat too small" in words
+    assert "it is 1.29 points, against 1.01" in " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert run(["compare", "--against", "paper", "--self", *words]) == 0
     return capsys.readouterr().out
@@ -190,6 +222,41 @@ def test_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "--table", "table1") + output(capsys)
     assert max(map(len, text.splitlines())) <= 100
     assert "one seed, within rounding" in text
+
+
+def test_each_row_of_the_list_names_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    text, narrow = output(capsys), output(capsys, "--table", "llama1b_qa")
+    assert max(map(len, (text + narrow).splitlines())) <= 100
+    rows = [
+        line.strip("│ ").split() for line in text.splitlines() if " linupper " in line or " dro_kl" in line
+    ]
+    tables = Counter(row[0] for row in rows)
+    assert tables == {
+        "llama1b_average": 1,
+        "llama1b_lur": 3,
+        "llama1b_qa": 1,
+        "llama7b_average": 1,
+        "llama7b_lur": 4,
+        "table12": 3,
+    }
+    assert text.count("+1.72") == 1
+    # One table shows all of its differences, and says which of them are counted elsewhere.
+    assert narrow.count("+1.72") == 1
+    document = output(capsys, "--markdown")
+    listed = document.split("## p below 0.05")[1].split("\n## ")[0]
+    assert "| llama1b_average | Llama 1.4B/linupper | qa | +1.72 |" in listed
+    assert listed.count("+1.72") == 1
+    assert "| 0.0708 | – | alone, as in llama1b_average |" in document
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for words in (document, page):
+        assert "What an earlier table prints already is" in words
+
+
+def test_a_table_says_what_an_earlier_one_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--against", "paper", "--self", "--table", "table12"]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert "linupper logiqa, logiqa2, sciq, piqa, mean: as in table2, and counted there" in err
+    assert ONCE in err
 
 
 @pytest.mark.parametrize(

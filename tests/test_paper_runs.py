@@ -65,6 +65,55 @@ def test_a_folder_of_two_recipes_is_refused(tmp_path: Path) -> None:
         find_runs([tmp_path])
 
 
+def test_a_folder_of_two_seeds_is_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "uniform", 77, mini("uniform"))
+    assert [run.seed for run in find_runs([tmp_path])] == [77]
+    recipe = folder / "recipe.yaml"
+    whole = recipe.read_text()
+    recipe.write_text(whole.replace("seed: 77", "seed: 1"))
+    with pytest.raises(
+        DataError, match=r"results\.json is of seed 77, recipe\.yaml of 1; .* `reweight eval`"
+    ) as caught:
+        find_runs([tmp_path])
+    assert str(caught.value).startswith(f"{folder}: ")
+    assert "\n" not in str(caught.value)
+    # A recipe.yaml that names no seed says nothing against it.
+    recipe.write_text(whole.replace("seed: 77\n", ""))
+    assert [run.seed for run in find_runs([tmp_path])] == [77]
+    recipe.write_text(whole.replace("seed: 77", "seed: '77'"))
+    with pytest.raises(DataError, match="seed is '77', expected an integer"):
+        find_runs([tmp_path])
+
+
+def test_a_shipped_recipe_s_seed_is_not_the_run_s(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "uniform", 3, mini("uniform"))
+    (folder / "recipe.yaml").unlink()
+    (run,) = find_runs([tmp_path], lambda name: recipe_info(make_recipe(name, "uniform"), "shipped"))
+    assert run.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"reweighting: {{strategy: uniform, r: {'9' * 400}}}", r"reweighting\.r is an integer of 1329 bits"),
+        (
+            f"reweighting: {{strategy: uniform, r: -0x{'f' * 5000}}}",
+            r"reweighting\.r is an integer of 20000 bits",
+        ),
+        (f"train: {{steps: 0x{'f' * 5000}}}", r"train\.steps is an integer of 20000 bits"),
+        (f"? 0x{'f' * 5000}\n: 1", "a name in it is not written by this project"),
+        (f"reweighting: {{strategy: uniform, r: {'9' * 5000}}}", "not valid YAML"),
+    ],
+)
+def test_integers_past_a_float_are_one_line(tmp_path: Path, line: str, said: str) -> None:
+    folder = make_run(tmp_path, "uniform", 0, mini("uniform"))
+    (folder / "recipe.yaml").write_text(f"name: nano_uniform\n{line}\n")
+    with pytest.raises(DataError, match=said) as caught:
+        find_runs([tmp_path])
+    assert str(caught.value).startswith(str(folder / "recipe.yaml"))
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("file", "content", "error", "said"),
     [

@@ -103,6 +103,31 @@ def test_welch_matches_a_worked_example() -> None:
     assert (same.low, same.high) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("size", [2.0**1000, 2.0**-1000])
+def test_values_of_any_size_have_the_interval_of_their_shares(size: float) -> None:
+    # Squares of 2e301 are no floats, those of 9e-302 are zero; a power of two changes no digit.
+    plain, scaled = mean_interval([1.0, 2.5, 3.0]), mean_interval([size, 2.5 * size, 3 * size])
+    assert plain.low is not None
+    assert plain.high is not None
+    assert (scaled.mean, scaled.low, scaled.high) == (plain.mean * size, plain.low * size, plain.high * size)
+    one, other = (
+        welch_interval([1.0, 2.0], [3.0, 5.0]),
+        welch_interval([size, 2 * size], [3 * size, 5 * size]),
+    )
+    assert one.low is not None
+    assert (other.mean, other.low) == (one.mean * size, one.low * size)
+
+
+def test_an_interval_wider_than_a_float_is_infinite() -> None:
+    # Mean 2e307; half the width is 12.7 times the error 4e307, so beyond 1.8e308.
+    wide = mean_interval([-2e307, 6e307])
+    assert wide.mean == pytest.approx(2e307)
+    assert (wide.low, wide.high) == (-math.inf, math.inf)
+    assert not wide.excludes(0.0)
+    assert mean_interval([2e307, 2e307]).high == 2e307
+    assert mean_interval([0.0, 0.0]).high == 0.0
+
+
 def test_standard_error_of_an_accuracy() -> None:
     # SciQ, 51.8% of 1000: sqrt(0.518 * 0.482 / 1000) = 0.0158011.
     assert accuracy_stderr(0.518, 1000) == pytest.approx(0.0158011, abs=1e-7)

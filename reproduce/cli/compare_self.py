@@ -13,12 +13,16 @@ from reproduce.errors import ExitCode
 from reproduce.paper.own_words import (
     CELL_COLUMNS,
     CLAIM_COLUMNS,
+    DISAGREE,
     HOW,
+    LIST_COLUMNS,
     NATS,
     NATS_COLUMNS,
+    ONCE,
     SUMMARY_COLUMNS,
     accuracy_row,
     claim_row,
+    list_row,
     nats_row,
     summary_row,
 )
@@ -56,7 +60,7 @@ def _document(
         "against": "paper",
         "self": True,
         "alpha": ALPHA,
-        "how": HOW,
+        "how": f"{HOW} {DISAGREE}",
         "cells": [asdict(cell) for cell in cells],
         "claims": [asdict(claim) for claim in claims],
         "summary": [asdict(summary) for summary in summaries],
@@ -71,29 +75,64 @@ def _print(
     *,
     one_table: bool,
 ) -> None:
+    from reproduce.paper.own_numbers import below_alpha
+
     print_table(
         "The paper's differences from uniform, by its own test sets",
         SUMMARY_COLUMNS,
         map(summary_row, summaries),
     )
-    shown = [cell for cell in cells if one_table or cell.verdict in ("resolved", "resolved_alone")]
-    accuracies = [cell for cell in shown if cell.spread_at_most is None and cell.stderr is not None]
-    if accuracies:
-        title = "Each difference" if one_table else "Those with p < 0.05, in points (`--table ID` shows all)"
+    accuracies = [cell for cell in cells if cell.stderr is not None] if one_table else below_alpha(cells)
+    if one_table and accuracies:
         rows = [(f"{_short(row)} {column}", *rest) for row, column, *rest in map(accuracy_row, accuracies)]
-        print_table(title, ("row and column", *CELL_COLUMNS[2:]), rows)
-    nats = [cell for cell in shown if tables[cell.table].unit == "nats"]
+        print_table("Each difference", ("row and column", *CELL_COLUMNS[2:]), rows)
+    elif accuracies:
+        _print_list(accuracies)
+    nats = [cell for cell in cells if one_table and tables[cell.table].unit == "nats"]
     if nats:
         print_table("Each difference, in nats", NATS_COLUMNS, map(nats_row, nats))
     judged = [claim for claim in claims if claim.judged]
     if judged:
         print_table("Claims about accuracies", CLAIM_COLUMNS, map(claim_row, judged))
+    if any(summary.repeats for summary in summaries):
+        note(textwrap.fill(ONCE, WIDTH))
     if accuracies:
-        note(textwrap.fill(HOW, WIDTH))
+        # The list of several tables has no column `disagree ≤`.
+        note(textwrap.fill(f"{HOW} {DISAGREE}" if one_table else HOW, WIDTH))
     if any(table.unit == "nats" for table in tables.values()):
         note(textwrap.fill(NATS, WIDTH))
     for remark in dict.fromkeys(cell.note for cell in accuracies if cell.note):
-        note(f"note: {remark}")
+        note(textwrap.fill(f"note: {remark}", WIDTH))
+    if one_table:
+        _note_repeats(accuracies)
+
+
+def _print_list(cells: "Sequence[OwnCell]") -> None:
+    """Differences of several tables: the id stands for the model, and leaves no room for `disagree ≤`."""
+    left_out = CELL_COLUMNS.index("disagree ≤")
+    columns = ("table, row, column", *CELL_COLUMNS[2:left_out], *CELL_COLUMNS[left_out + 1 :])
+    rows = [
+        (
+            f"{cell.table} {cell.row.partition('/')[2]} {cell.column}",
+            *shown[2:left_out],
+            *shown[left_out + 1 :],
+        )
+        for cell in cells
+        for shown in [accuracy_row(cell)]
+    ]
+    print_table("Those with p < 0.05, in points (`--table ID` shows all)", columns, rows)
+
+
+def _note_repeats(cells: "Sequence[OwnCell]") -> None:
+    """Say which differences of a table an earlier one prints, and counts."""
+    repeated = [cell for cell in cells if cell.repeats is not None]
+    for row, first in dict.fromkeys((cell.row, cell.repeats) for cell in repeated):
+        columns = [cell.column for cell in repeated if (cell.row, cell.repeats) == (row, first)]
+        note(
+            textwrap.fill(
+                f"note: {_short(row)} {', '.join(columns)}: as in {first}, and counted there", WIDTH
+            )
+        )
 
 
 def markdown(
@@ -102,8 +141,15 @@ def markdown(
     claims: "Sequence[OwnClaim]",
     summaries: "Sequence[OwnSummary]",
 ) -> str:
-    """The judgement as one Markdown document: a section a table, then the claims."""
-    parts = ["# The paper by its own numbers", HOW, NATS, summary_markdown(summaries)]
+    """The judgement as one Markdown document: those with p < 0.05, a section a table, the claims."""
+    from reproduce.paper.own_numbers import below_alpha
+
+    parts = ["# The paper by its own numbers", f"{HOW} {DISAGREE}", NATS, summary_markdown(summaries)]
+    if any(summary.repeats for summary in summaries):
+        parts.append(ONCE)
+    listed = below_alpha(cells) if len(tables) > 1 else []
+    if listed:
+        parts += ["## p below 0.05", markdown_table(LIST_COLUMNS, [list_row(cell) for cell in listed])]
     for table in tables.values():
         mine = [cell for cell in cells if cell.table == table.id]
         parts += [f"## {table.id}", f"{table.caption} In {table.unit}.", cells_markdown(mine)]
@@ -116,7 +162,8 @@ def cells_markdown(cells: "Sequence[OwnCell]") -> str:
     """The differences of one table, one a row."""
     if all(cell.stderr is None for cell in cells):
         return markdown_table(NATS_COLUMNS, [nats_row(cell) for cell in cells])
-    return markdown_table(CELL_COLUMNS, [accuracy_row(cell) for cell in cells])
+    rows = [(*accuracy_row(cell), f", as in {cell.repeats}" if cell.repeats else "") for cell in cells]
+    return markdown_table(CELL_COLUMNS, [(*rest, verdict + repeated) for *rest, verdict, repeated in rows])
 
 
 def summary_markdown(summaries: "Sequence[OwnSummary]") -> str:

@@ -43,7 +43,7 @@ class OwnCell:
 
     n: int | None
     stderr: float | None
-    """Unpaired, an upper bound (own_errors.py); None: cannot be had."""
+    """Unpaired: own_errors.py says when that is an upper bound. None: cannot be had."""
 
     z: float | None
     p: float | None
@@ -243,11 +243,15 @@ def _pair(pair: Comparison, every: Mapping[str, Table]) -> OwnCell:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnSummary:
-    """How many differences of a kind a table holds, and how many of them its test sets resolve."""
+    """How many differences of a kind a table holds, and how many of them its test sets resolve.
+
+    What an earlier table prints already is counted there, and in no number here but `repeats`.
+    """
 
     table: str
     kind: Literal["task", "mean"]
     differences: int
+    repeats: int
     judged: int
     largest_z: float | None
     alone: int
@@ -263,13 +267,15 @@ def own_summaries(cells: Sequence[OwnCell]) -> list[OwnSummary]:
     """One line a table and kind, in the order of the cells."""
     found = []
     for table, kind in dict.fromkeys((cell.table, cell.kind) for cell in cells):
-        mine = [cell for cell in cells if (cell.table, cell.kind) == (table, kind)]
+        printed = [cell for cell in cells if (cell.table, cell.kind) == (table, kind)]
+        mine = [cell for cell in printed if cell.repeats is None]
         sizes = [abs(cell.z) for cell in mine if cell.z is not None]
         found.append(
             OwnSummary(
                 table=table,
                 kind=kind,
                 differences=len(mine),
+                repeats=len(printed) - len(mine),
                 judged=len(sizes),
                 largest_z=max(sizes, default=None),
                 alone=_below([cell.p for cell in mine]),
@@ -280,6 +286,11 @@ def own_summaries(cells: Sequence[OwnCell]) -> list[OwnSummary]:
             )
         )
     return found
+
+
+def below_alpha(cells: Sequence[OwnCell]) -> list[OwnCell]:
+    """The differences with p below 0.05, what is printed twice once."""
+    return [cell for cell in cells if cell.verdict in ("resolved", "resolved_alone") and cell.repeats is None]
 
 
 def _below(p_values: Sequence[float | None]) -> int:

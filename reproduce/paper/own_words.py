@@ -7,11 +7,17 @@ if TYPE_CHECKING:
 
 HOW = (
     "Each difference is a row minus its uniform row. The error is that of drawing the test set's items, as "
-    "if the two models had items of their own (unpaired): an upper bound, since they share them. "
-    "`disagree ≤` is the percent of items on which the two may disagree at most for 1.96 paired errors; – "
-    "where no pairing gives that, and for means. p is two-sided; Holm's is over all tables. One seed a run: "
-    "no error here counts what another seed would change."
+    "if the two models had items of their own (unpaired). They share them, so it is an upper bound as long "
+    "as they tend to be right on the same ones; whatever they do, it lies between `stderr_paired_low` and "
+    "`stderr_paired_high` of --json. A mean's error takes its tasks as independent, and is somewhat too "
+    "small where they share items. p is two-sided; Holm's is over all tables. One seed a run: no error here "
+    "counts what another seed would change."
 )
+DISAGREE = (
+    "`disagree ≤` is the percent of items on which the two may disagree at most for 1.96 paired errors; – "
+    "where no pairing gives that, and for means."
+)
+ONCE = "What an earlier table prints already is listed and counted there only; – where nothing else is left."
 WORDS = {
     "resolved": "resolved",
     "resolved_alone": "alone",
@@ -21,6 +27,7 @@ WORDS = {
 """Verdicts as a table's last column shows them."""
 
 CELL_COLUMNS = ("row", "column", "difference", "error", "z", "p", "Holm p", "disagree ≤", "verdict")
+LIST_COLUMNS = ("table", *CELL_COLUMNS)
 NATS_COLUMNS = ("row", "column", "difference", "spread ≤", "verdict")
 COUNTS = ("p < 0.05", "Holm", "BH", "Holm, all", "BH, all")
 SUMMARY_COLUMNS = ("table", "of", "number", "most |z|", *COUNTS)
@@ -48,6 +55,11 @@ def accuracy_row(cell: "OwnCell") -> tuple[str, ...]:
     )
 
 
+def list_row(cell: "OwnCell") -> tuple[str, ...]:
+    """A difference among those of several tables, under LIST_COLUMNS."""
+    return (cell.table, *accuracy_row(cell))
+
+
 def nats_row(cell: "OwnCell") -> tuple[str, ...]:
     """A difference of log-perplexities under NATS_COLUMNS."""
     spread = "–" if cell.spread_at_most is None else f"{cell.spread_at_most:.2f}"
@@ -58,7 +70,8 @@ def nats_row(cell: "OwnCell") -> tuple[str, ...]:
 def summary_row(summary: "OwnSummary") -> tuple[str, ...]:
     """What a table holds of a kind, under SUMMARY_COLUMNS."""
     if not summary.judged:
-        return (summary.table, f"{summary.kind}s", str(summary.differences), *["–"] * 6)
+        number = str(summary.differences) if summary.differences else "–"
+        return (summary.table, f"{summary.kind}s", number, *["–"] * 6)
     counts = (summary.alone, summary.holm_table, summary.bh_table, summary.holm_all, summary.bh_all)
     return (
         summary.table,

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 
-from reproduce.paper.own_numbers import own_cells, own_claims, own_summaries
+from reproduce.paper.own_numbers import below_alpha, own_cells, own_claims, own_summaries
 from reproduce.paper.own_words import (
-    CELL_COLUMNS,
     CLAIM_COLUMNS,
+    DISAGREE,
     HOW,
+    LIST_COLUMNS,
     NATS,
+    ONCE,
     SUMMARY_COLUMNS,
-    accuracy_row,
     claim_row,
+    list_row,
     summary_row,
 )
 from reproduce.paper.tables import load_tables
@@ -43,7 +45,6 @@ def self_judgement() -> SelfJudgement:
     """What `reweight compare --against paper --self` prints, for the page."""
     every = load_tables()
     cells = own_cells(every)
-    alone = [cell for cell in cells if cell.verdict in ("resolved", "resolved_alone")]
     tasks = [cell for cell in cells if cell.kind == "task" and cell.p is not None and cell.repeats is None]
     return SelfJudgement(
         resolved=sum(cell.verdict == "resolved" for cell in tasks),
@@ -52,7 +53,7 @@ def self_judgement() -> SelfJudgement:
             PlainTable(
                 name="The paper's differences from uniform",
                 caption="How many differences the test sets resolve: p below 0.05 by itself, after Holm's "
-                "and after Benjamini and Hochberg's adjustment",
+                f"and after Benjamini and Hochberg's adjustment. {ONCE}",
                 columns=SUMMARY_COLUMNS,
                 words=2,
                 rows=tuple(map(summary_row, own_summaries(cells))),
@@ -60,9 +61,9 @@ def self_judgement() -> SelfJudgement:
             PlainTable(
                 name="Differences with p below 0.05",
                 caption="Those with p < 0.05, in points",
-                columns=CELL_COLUMNS,
-                words=2,
-                rows=tuple(map(accuracy_row, alone)),
+                columns=LIST_COLUMNS,
+                words=3,
+                rows=tuple(map(list_row, below_alpha(cells))),
             ),
             PlainTable(
                 name="Claims about accuracies",
@@ -73,5 +74,5 @@ def self_judgement() -> SelfJudgement:
                 rows=tuple(claim_row(claim) for claim in own_claims(every) if claim.judged),
             ),
         ),
-        remarks=(HOW, NATS),
+        remarks=(HOW, DISAGREE, NATS),
     )

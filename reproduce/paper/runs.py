@@ -25,6 +25,9 @@ Scale = Literal["paper", "reduced"]
 RESULTS = "results.json"
 MAX_BYTES = 4 * 1024 * 1024
 MAX_SETTINGS = 2000
+MAX_INTEGER = 2**64
+"""No setting is as large; an integer past a float's range breaks what reads it as one."""
+
 PRUNED = {"checkpoints", "model"}
 """Folders inside a run that hold no runs and may hold thousands of files."""
 
@@ -121,20 +124,19 @@ def read_run(folder: Path, lookup: Lookup = no_lookup) -> Run:
     """Read one run folder; raises as find_runs does."""
     results = read_results(folder / RESULTS)
     recipe = folder / "recipe.yaml"
-    if recipe.is_file() and not recipe.is_symlink():
-        info: RunInfo | None = recipe_info(load_yaml(recipe), recipe)
-    else:
-        info = lookup(results.recipe)
+    own = recipe.is_file() and not recipe.is_symlink()
+    info = recipe_info(load_yaml(recipe), recipe) if own else lookup(results.recipe)
     if info is None:
         raise DataError(
             f"{folder}: no recipe.yaml, and no shipped recipe is called {results.recipe!r:.100}; "
             "put the run's recipe.yaml back"
         )
     if info.recipe != results.recipe:
-        raise DataError(
-            f"{folder}: {RESULTS} is of recipe {results.recipe!r:.100}, recipe.yaml of {info.recipe!r:.100}; "
-            "the folder mixes two runs, evaluate it again"
-        )
+        raise _two_runs(folder, "recipe", repr(results.recipe), repr(info.recipe))
+    # A shipped recipe's seed is not the run's.
+    seed = _whole(info.settings, "seed", recipe) if own else None
+    if seed is not None and seed != results.seed:
+        raise _two_runs(folder, "seed", str(results.seed), str(seed))
     provenance = folder / "provenance.json"
     known = provenance.is_file() and not provenance.is_symlink()
     facts = _facts(load_json(provenance), provenance) if known else {}
@@ -142,6 +144,13 @@ def read_run(folder: Path, lookup: Lookup = no_lookup) -> Run:
     if digest is not None and recipe.is_file() and digest != sha256_file(recipe):
         raise DataError(f"{recipe}: changed since the run wrote it, its sha256 differs; restore it")
     return Run(path=folder, info=info, results=results, provenance=facts)
+
+
+def _two_runs(folder: Path, what: str, scored: str, trained: str) -> DataError:
+    return DataError(
+        f"{folder}: {RESULTS} is of {what} {scored:.100}, recipe.yaml of {trained:.100}; "
+        f"the folder mixes two runs, move {RESULTS} away and run `reweight eval` on the folder"
+    )
 
 
 def recipe_info(recipe: Mapping[str, Any], where: Path | str) -> RunInfo:
@@ -213,13 +222,24 @@ def flatten(document: Mapping[str, Any], where: Path | str) -> dict[str, Scalar]
     """Nested mappings and lists as dotted path -> scalar, in file order.
 
     Raises:
-        DataError: more than MAX_SETTINGS values (YAML aliases can hide millions in a few lines).
+        DataError: more than MAX_SETTINGS values (YAML aliases can hide millions in a few lines), an integer
+            beyond MAX_INTEGER.
     """
     flat: dict[str, Scalar] = {}
-    for key, value in _leaves("", document, 0):
-        flat[key] = value
-        if len(flat) > MAX_SETTINGS:
-            raise DataError(f"{where}: more than {MAX_SETTINGS} values, not written by this project")
+    try:
+        for key, value in _leaves("", document, 0):
+            flat[key] = value
+            if len(flat) > MAX_SETTINGS:
+                raise DataError(f"{where}: more than {MAX_SETTINGS} values, not written by this project")
+            if isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise DataError(
+                    f"{where}: {key} is an integer of {value.bit_length()} bits, larger than any setting; "
+                    "restore the file from the run"
+                )
+    except ValueError as error:  # Python writes out no integer of more than 4300 digits, here of a name
+        raise DataError(
+            f"{where}: a name in it is not written by this project; restore the file from the run"
+        ) from error
     return flat
 
 
