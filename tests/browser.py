@@ -78,11 +78,13 @@ class Tab:
             self.events.append(answer)
 
     def open(self, page: Path, width: int, height: int, scheme: str = "light") -> None:
-        """Load the file at that size and colour scheme, and wait until it has loaded."""
+        """Load the file at that size and colour scheme, and wait until it has loaded; a phone is touched."""
+        phone = width < 500
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-            mobile=width < 500,
+            mobile=phone,
         )  # fmt: skip
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())

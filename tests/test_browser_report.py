@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from browser import Tab, chromium, find_browser
 from paper_runs import make_run, metrics_lines, mini
-from study_samples import renamed, sample_study
+from study_samples import LOSSES, WHO_WINS, renamed, sample_study
 
 from reproduce.paper.figures import Curves
 from reproduce.paper.found_studies import FoundStudy
@@ -224,6 +225,124 @@ def test_a_phone_scrolls_only_down(tab: Tab, page: Path, scheme: str, tmp_path: 
     assert 0 <= left < right <= 360
     tab.screenshot(tmp_path / "phone.png")
     assert complaints(tab) == []
+
+
+SIZES = [(390, 844), (1280, 900)]
+LONG_NAME = "gpt2_nano_linupper_with_another_temperature_and_weights"
+
+BROKEN = """[...document.querySelectorAll('tbody th, tbody td')].map((cell) => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.bottom))).size;
+  return [cell.textContent.trim().length / lines, lines, cell.textContent.trim().slice(0, 80)];
+}).filter(([, lines]) => lines > 3).sort((a, b) => a[0] - b[0])[0] ?? null"""
+"""The cell of most lines for its letters: how many a line, lines, text."""
+
+TEXTS = """[...document.querySelectorAll('.plot')].map((plot) => [
+  Math.min(...[...plot.querySelectorAll('svg text')].map((text) => {
+    const { a, b } = text.getScreenCTM();
+    return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+  })), plot.closest('figure').getAttribute('aria-label')]).sort((a, b) => a[0] - b[0])[0]"""
+"""The figure with the smallest text: CSS pixels, title."""
+
+
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with what needs room: long names, sentences, a map of many cells."""
+    root = tmp_path_factory.mktemp("wordy")
+    make_run(root / "runs", "uniform", 9, mini("uniform"), metrics=True)
+    # Not the paper's r: its numbers are ours only, and say why.
+    make_run(root / "runs", "linupper", 9, mini("linupper"), name=LONG_NAME, reweighting__r=7.0, metrics=True)
+    study = sample_study()
+    sentence = "the median over the seeds of the held-out loss at the last step, beside that of uniform; " * 3
+    findings = tuple(
+        replace(each, claim=sentence[:140], where=sentence[:100], evidence=sentence)
+        for each in study.findings
+    )
+    wide = replace(
+        WHO_WINS,
+        x_names=tuple(map(str, range(24))),
+        values=((0.5,) * 24,) * 3,
+        texts=(("1.23\n12:34",) * 24,) * 3,
+    )
+    figures = (study.figures[0], replace(study.figures[1], panels=(wide, WHO_WINS), columns=2))
+    studies = [FoundStudy(path=Path("runs/toy"), study=replace(study, findings=findings, figures=figures))]
+    return write_report(find_runs([root / "runs"]), root / "report.html", CURVES, studies)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_words_keep_room_and_captions_stay_on_the_screen(
+    tab: Tab, wordy: Path, size: tuple[int, int], tmp_path: Path
+) -> None:
+    tab.open(wordy, *size)
+    broken = tab.run(BROKEN)
+    # A narrow column broke sentences into words, of six letters or so.
+    assert broken is None or broken[0] >= 12, broken
+    assert (
+        tab.run("Math.max(...[...document.querySelectorAll('tbody tr')].map((row) => row.offsetHeight))")
+        < 260
+    )
+    tab.run("document.querySelectorAll('.scroll').forEach((each) => { each.scrollLeft = 90; })")
+    captions = tab.run(
+        "[...document.querySelectorAll('caption')].map((each) => { const range = document.createRange();"
+        " range.selectNodeContents(each); const { left, right } = range.getBoundingClientRect();"
+        " return [left, right]; })"
+    )
+    assert len(captions) == 8
+    for left, right in captions:
+        assert 0 <= left < right <= size[0]
+    assert tab.run("document.documentElement.scrollWidth") <= size[0]
+    tab.screenshot(tmp_path / "wordy.png")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_smallest_text_of_a_figure_can_be_read(tab: Tab, wordy: Path, size: tuple[int, int]) -> None:
+    tab.open(wordy, *size)
+    pixels, title = tab.run(TEXTS)
+    assert pixels >= 8.99, title
+    # Beyond the screen it is scrolled, not cut; the page itself goes only down.
+    assert tab.run("document.documentElement.scrollWidth") <= size[0]
+    assert tab.run(
+        "[...document.querySelectorAll('.plot')].every((each) => "
+        "each.parentElement.scrollWidth >= each.offsetWidth)"
+    )
+
+
+def test_buttons_are_large_enough_to_hit(tab: Tab, page: Path) -> None:
+    smallest = (
+        "[...document.querySelectorAll('%s')].map((each) => each.getBoundingClientRect())"
+        ".reduce(([w, h], box) => [Math.min(w, box.width), Math.min(h, box.height)], [1e9, 1e9])"
+    )
+    tab.open(page, *DESKTOP)
+    assert not tab.run("matchMedia('(pointer: coarse)').matches")
+    for what in (".sort", "nav a", "summary"):
+        assert min(tab.run(smallest % what)) >= 24, what  # WCAG 2.2, AA
+    tab.open(page, *PHONE)
+    assert tab.run("matchMedia('(pointer: coarse)').matches")
+    for what in (".sort", "nav a", "summary"):
+        assert min(tab.run(smallest % what)) >= 44, what  # AAA, for fingers
+
+
+def test_an_end_of_a_band_that_is_missing_is_no_number(tab: Tab, tmp_path: Path) -> None:
+    # Of three seeds one diverged: no upper end at 20, none at all at 30.
+    line = replace(LOSSES.lines[0], low=(3.5, 1.5, 0.75, None), high=(4.5, 2.5, None, None))
+    low = replace(line, label="other", strategy="linupper", low=(None,) * 4)
+    panel = replace(LOSSES, lines=(line, low))
+    study = replace(sample_study(), figures=(replace(sample_study().figures[0], panels=(panel,)),))
+    out = write_report([], tmp_path / "r.html", None, [FoundStudy(path=Path("runs/toy"), study=study)])
+    tab.open(out, *DESKTOP)
+    tab.run("document.querySelector('.panel').focus()")
+    said = []
+    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowRight"):
+        tab.key(key)
+        said.append(tab.run("document.activeElement.getAttribute('aria-valuetext')"))
+    assert said == [
+        "step 0: uniform 4 (3.5 to 4.5); other 4 (– to 4.5)",
+        "step 10: uniform 2 (1.5 to 2.5); other 2 (– to 2.5)",
+        "step 20: uniform 1 (0.75 to –); other 1",
+        "step 30: uniform 0.5; other 0.5",
+    ]
+    assert "NaN" not in tab.run("document.querySelector('.tip').textContent")
 
 
 CONTRAST = """(() => {

@@ -18,8 +18,8 @@ from reproduce.study import Panel, Study
 def found(root: Path, *studies: Study, only: tuple[str, ...] = ()) -> tuple[list[Found], list[str]]:
     groups, _ = group_by_settings(find_runs([root]))
     toys = [FoundStudy(path=root / "toy", study=study) for study in studies]
-    figures, missing = find_figures(groups, toys, None, only)
-    return figures, [kind for kind, _ in missing]
+    figures = find_figures(groups, toys, None, only)
+    return figures.found, [kind for kind, _ in figures.missing]
 
 
 def panel(figure: Found, index: int = 0) -> Panel:
@@ -77,6 +77,31 @@ def test_runs_at_the_papers_scale_do_not_stand_in_but_shortened_ones_do(tmp_path
     four_strategies(tmp_path / "b", **paper_scale(train__steps=600))
     figures, _ = found(tmp_path / "b", only=("figure3",))
     assert [each.figure.id for each in figures] == ["figure3-reduced"]
+
+
+def test_one_stand_in_is_drawn_once_and_as_any_model_that_is_asked_for(tmp_path: Path) -> None:
+    four_strategies(tmp_path)
+    figures, missing = found(tmp_path, only=("figure2", "figure4"))
+    assert missing == []
+    assert [(each.kind, each.figure.id, each.figure.title) for each in figures] == [
+        (f"figure{number}", f"figure{number}-reduced",
+         f"Log-perplexity by domain: a reduced-scale stand-in for {model} (the paper's Figure {number})")
+        for number, model in ((2, "GPT2-medium"), (4, "GPT2-small"))
+    ]  # fmt: skip
+    assert all(len(panel(each).lines) == 4 for each in figures)
+    assert figures[0].figure.caption.endswith("The recipes name GPT2-mini: one stand-in for all.")
+    everything, missing = found(tmp_path)
+    assert [each.kind for each in everything if each.kind in ("figure2", "figure3", "figure4")] == ["figure3"]
+    assert missing[:2] == ["figure2", "figure4"]
+    assert "asked for by --only" in NEEDS["figure2"]
+
+
+def test_runs_at_the_papers_scale_stand_for_their_own_model_alone(tmp_path: Path) -> None:
+    four_strategies(tmp_path, **paper_scale())
+    assert found(tmp_path, only=("figure2",))[1] == ["figure2"]
+    # Beside them, runs that name another table stand for no figure of it.
+    make_run(tmp_path / "x", "linupper", 1, mini("linupper"), metrics=True, paper__table="table12")
+    assert found(tmp_path, only=("figure2", "figure4"))[1] == ["figure2", "figure4"]
 
 
 def test_runs_that_cannot_share_axes_have_a_figure_each(tmp_path: Path) -> None:

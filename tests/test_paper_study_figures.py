@@ -209,6 +209,43 @@ def test_lines_of_one_strategy_stay_apart_without_colour() -> None:
     assert other["linestyle"] != STYLES["linupper"][1]
 
 
+@pytest.mark.parametrize("strategy", ["uniform", "dro_kl"])
+def test_lines_of_one_strategy_stay_apart_between_their_markers_in_grey(strategy: str) -> None:
+    lines = tuple(line((1.0, 2.0), label=f"{i}", strategy=strategy) for i in range(5))
+    styles = [look.style() for look in looks([replace(LOSSES, lines=lines)]).values()]
+    grey = luminance(tuple(int(styles[0]["color"][at : at + 2], 16) for at in (1, 3, 5)))  # type: ignore[arg-type]
+    # Points wide, and how dark on white: the plain line is matplotlib's own 1.4 points, opaque.
+    strokes = [(s.get("linewidth", 1.4), (1 - grey) * s.get("alpha", 1.0)) for s in styles]
+    for index, (width, dark) in enumerate(strokes):
+        for other_width, other_dark in strokes[index + 1 :]:
+            apart = max(width, other_width) / min(width, other_width) > 1.49
+            assert apart or max(dark, other_dark) / min(dark, other_dark) > 1.49
+    # Each has a path of its own, markers aside.
+    svg = svg_of(replace(LOSSES, lines=lines, marks=()))
+    widths = re.findall(r"stroke-width: ([\d.]+)", svg)
+    assert {"3", "0.8", "2.4", "1.6"} <= set(widths)
+
+
+def test_small_dots_are_no_marker_of_a_line() -> None:
+    lines = tuple(line((1.0, 2.0), label=f"{i}", strategy="uniform") for i in range(19))
+    panel = replace(LOSSES, lines=lines, marks=())
+    assert not {look.style().get("marker") for look in looks([panel]).values()} & {"o", "."}
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    draw_lines(axes, panel, looks([panel]), dots=True)
+    plain, *others = (each.get_marker() for each in axes.get_lines())
+    assert plain == "o"
+    assert plain not in others
+
+
+def test_a_point_alone_has_the_marker_of_its_line(axes: object) -> None:
+    lines = (line((1.0,), label="a"), line((2.0,), label="b"))
+    draw_lines(axes, replace(LOSSES, lines=lines, marks=()), looks([replace(LOSSES, lines=lines)]))  # type: ignore[arg-type]
+    dots = [each.get_marker() for each in axes.get_lines() if each.get_linestyle() == "None"]  # type: ignore[attr-defined]
+    assert dots == [".", "s"]
+
+
 def test_a_name_looks_the_same_in_all_panels_and_others_are_grey() -> None:
     one = replace(LOSSES, lines=(line((1.0,), label="r=1"), line((1.0,), label="r=2")))
     other = replace(LOSSES, lines=(line((1.0,), label="r=2"), line((1.0,), label="x", strategy="bound")))

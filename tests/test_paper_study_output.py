@@ -196,9 +196,9 @@ def command(text: str) -> str | None:
 
 
 def test_the_command_is_safe_to_paste() -> None:
-    assert command("reweight toy dro --r 0.4,1") == "reweight toy dro --r 0.4,1 --out 'runs/my toy'"
+    assert command("reweight toy dro --r 0.4,1") == "reweight toy dro --r 0.4,1 --out 'again/runs/my toy'"
     assert command("reweight toy dro; rm -rf $(x)\nls") == (
-        "reweight toy 'dro;' rm -rf '$(x)' ls --out 'runs/my toy'"
+        "reweight toy 'dro;' rm -rf '$(x)' ls --out 'again/runs/my toy'"
     )
     assert "\x1b" not in (command("reweight toy \x1b[31m") or "")
     for hostile in ("rm -rf /", "reweight train", "reweight toy 'x", ""):
@@ -219,7 +219,7 @@ def test_a_study_is_printed_with_the_verdicts_last(capsys: pytest.CaptureFixture
     print_found([FoundStudy(path=Path("runs/toy"), study=sample_study())])
     out = capsys.readouterr().out
     assert out.startswith("Toy studies\nVerdicts: Toy regression (runs/toy)")
-    assert out.endswith("again: reweight toy regression --seeds 8 --out runs/toy\n")
+    assert out.endswith("again: reweight toy regression --seeds 8 --out again/runs/toy\n")
 
 
 def test_a_wide_table_is_continued_below(capsys: pytest.CaptureFixture[str]) -> None:

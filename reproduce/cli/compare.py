@@ -66,7 +66,9 @@ declares instead; else the differences are listed and nothing is compared.
     metavar="PATH",
     help="Against a run: a setting that the runs may differ in, with all below it. [default: reweighting]",
 )
-@click.option("--any-difference", is_flag=True, help="Against a run: go on whatever else they were trained with; told.")
+@click.option(
+    "--any-difference", is_flag=True, help="Against a run: go on whatever else they were trained with; told."
+)
 @click.option("--self", "by_itself", is_flag=True, help="Judge the paper by its own numbers, without RUNS.")
 @click.argument("runs", nargs=-1, type=UserPath())
 @format_options

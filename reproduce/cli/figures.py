@@ -13,7 +13,7 @@ from reproduce.errors import DataError, ExitCode, StorageError, UserError
 from reproduce.paper.text import clean
 
 if TYPE_CHECKING:
-    from reproduce.paper.figure_list import Found
+    from reproduce.paper.figure_list import FigureList, Found
 
 DEFAULT_OUT = Path("figures")
 
@@ -26,19 +26,20 @@ Examples:
 
 \b
 figure1              the strategies' curves; needs no run
-figure2 3 4          log-perplexity by domain: GPT2-medium, mini, small, or a reduced-scale stand-in
+figure2 3 4          log-perplexity by domain: GPT2-medium, mini, small; runs at reduced scale are drawn once,
+                     as the model they name, and as another where --only asks for its figure
 figure5              final mean log-perplexity beside uniform against r
 figure6              largest weight of a step, against the bound 2/M
 figure7 8            toy regression, and with outliers; from `reweight toy`
 loss, domains        training and held-out loss; domains of runs that no figure of the paper has
 ess, entropy         of the weights over time
 weight-share         of the domains over time
-overhead             time of a step by phase, beside uniform
-weights-by-quantile  weight against the loss's rank in its batch; nothing logs it yet
+overhead             time of a step by phase, each recipe beside its own uniform twin
+weights-by-quantile  weight against the loss's rank in its batch
 
 Each is written as ID.svg, ID.png and ID.csv, the same bytes from the same runs; a second set of runs, which
-cannot share axes with the first, gets ID-2. What the given runs do not hold is said in a line each; exit
-code 3 if nothing could be drawn.
+cannot share axes with the first, gets ID-2. What the given runs do not hold is said in a line each, and so
+are runs without a metrics.jsonl, or with one that ends early; exit code 3 if nothing could be drawn.
 """
 
 
@@ -64,9 +65,11 @@ def command(runs: tuple[Path, ...], only: tuple[str, ...], out: Path, as_json: b
         from reproduce.cli.curves import figure_one
 
         curves = figure_one(PAPER_R)
-    found, missing = find_figures(groups, studies, curves, asked)
-    written = _write(found, out)
-    lines = [f"{kind}: not drawn, it needs {why}" for kind, why in missing] + [
+    figures = find_figures(groups, studies, curves, asked)
+    for line in figures.notes:
+        note(line)
+    written = _write(figures.found, out)
+    lines = [f"{kind}: not drawn, it needs {why}" for kind, why in figures.missing] + [
         f"{each.figure.id}: not drawn, {files}" for each, files in written if isinstance(files, str)
     ]
     drawn = [(each, files) for each, files in written if not isinstance(files, str)]
@@ -75,7 +78,7 @@ def command(runs: tuple[Path, ...], only: tuple[str, ...], out: Path, as_json: b
     for line in lines:
         note(line)
     if as_json:
-        emit_json(_document(out, drawn, missing))
+        emit_json(_document(out, drawn, figures))
     else:
         for each, files in drawn:
             click.echo(f"{files[0]}  {clean(each.figure.title, 160)}")
@@ -116,7 +119,7 @@ def _write(found: "Sequence[Found]", out: Path) -> "list[tuple[Found, list[Path]
 
 
 def _document(
-    out: Path, drawn: "Sequence[tuple[Found, list[Path] | str]]", missing: Sequence[tuple[str, str]]
+    out: Path, drawn: "Sequence[tuple[Found, list[Path] | str]]", figures: "FigureList"
 ) -> dict[str, object]:
     return {
         "out": str(out),
@@ -130,5 +133,6 @@ def _document(
             }
             for each, files in drawn
         ],
-        "missing": [{"figure": kind, "needs": why} for kind, why in missing],
+        "missing": [{"figure": kind, "needs": why} for kind, why in figures.missing],
+        "notes": figures.notes,
     }

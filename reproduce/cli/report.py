@@ -38,13 +38,16 @@ def command(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from reproduce.paper.report import write_report
 
     found, studies = load_all(runs)
+    reasons: list[str] = []
     about = f"{len(found)} runs" + (f", {len(studies)} toy studies" if studies else "")
     with progress("report", 2, "parts") as line:
         line.update(0, "strategy curves")
         curves = figure_one(PAPER_R)
         line.update(1, f"page about {about}")
-        path = write_report(found, out, curves, studies)
+        path = write_report(found, out, curves, studies, tell=reasons.append)
         line.update(2)
+    for reason in reasons:
+        note(f"no verdicts on the page: {reason}")
     size = path.stat().st_size
     if as_json:
         emit_json(
@@ -53,6 +56,7 @@ def command(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
                 "bytes": size,
                 "runs": [str(run.path) for run in found],
                 "studies": [str(each.path) for each in studies],
+                "not_judged": next(iter(reasons), None),
             }
         )
     else:

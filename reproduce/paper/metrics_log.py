@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,21 @@ TRAIN_PARTS = ("weight_share", "weight_by_loss", "seconds")
 """Fields that are mappings: domain, place of the loss or phase -> number."""
 
 MAX_LINE = 1_000_000
+"""Bytes; a line of ours has a few thousand."""
+
 MAX_NAMES = 64
 """Of the domains, and of the phases, of one file; more are not kept."""
+
+LARGEST_STEP = 2**53
+"""Up to here every step is a float of its own."""
+
+ROUNDING = 1e-6
+"""Weights are float32: so much above a bound is the bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What one run recorded. S logged steps, E evaluations."""
+    """What one run recorded. S logged steps, E evaluations. NaN: the line lacks the value."""
 
     step: Floats
     """(S,) optimizer step, rising."""
@@ -33,7 +41,8 @@ class Metrics:
     """(S,) unweighted training loss, nats a token."""
 
     max_weight: Floats
-    """(S,) largest weight of the batch, times M: 1 is uniform, 2 the paper's bound."""
+    """(S,) largest weight of the batch, times M: 1 is uniform, 2 the paper's bound. Infinite where the line
+    has no finite number: such a step kept no bound."""
 
     ess: Floats
     """(S,) effective sample size, in samples."""
@@ -60,68 +69,152 @@ class Metrics:
     log_perplexity: Mapping[str, Floats]
     """Domain, and `mean` -> (E,) nats; NaN where an evaluation lacks the domain."""
 
+    not_finite: Mapping[str, int] = field(default_factory=dict)
+    """Field -> lines that have NaN or infinity there; fields without one are left out."""
 
-def read_metrics(path: Path) -> Metrics:
+
+def read_metrics(path: Path, *, steps: int | None = None, global_batch: int | None = None) -> Metrics:
     """Read a metrics.jsonl.
 
-    A step written twice (a run that was killed and went back to its checkpoint) counts once, as written
-    last. A last line without its end is left out.
+    A run that was killed and went back to its checkpoint goes on from a step that it had written before:
+    what followed there counts no more. A last line without its end is left out.
+
+    Args:
+        path: the file.
+        steps: of the recipe; None: unknown, and any step is taken.
+        global_batch: M, which no weight times M exceeds; None: unknown.
 
     Raises:
-        DataError: the file cannot be read, or a line in its middle is broken.
+        DataError: the file cannot be read, or a line in its middle is broken or cannot be this run's.
     """
-    train: dict[int, tuple[float, ...]] = {}
-    parts: dict[str, dict[int, dict[str, float]]] = {name: {} for name in TRAIN_PARTS}
-    evaluations: dict[int, dict[str, float]] = {}
+    log = _Log(steps=steps, global_batch=global_batch)
     for number, entry in _entries(path):
         try:
-            if entry["kind"] == "train":
-                step = int(entry["step"])
-                train[step] = tuple(_number(entry.get(name)) for name in TRAIN_FIELDS)
-                for name, by_step in parts.items():
-                    by_step[step] = _numbers(entry.get(name) or {})
-            elif entry["kind"] == "eval":
-                evaluations[int(entry["step"])] = _numbers(entry["log_perplexity"])
+            log.add(entry)
+        except _ImpossibleError as error:
+            raise DataError(f"{path}:{number}: {error}; restore the file from the run") from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path}:{number}: no line of ours ({error!r:.80}); restore the file") from error
-    steps = sorted(train)
-    columns = np.array([train[s] for s in steps], dtype=np.float64).reshape(len(steps), len(TRAIN_FIELDS)).T
-    eval_steps = sorted(evaluations)
-    column = dict(zip(TRAIN_FIELDS, columns, strict=True))
-    return Metrics(
-        step=column["step"],
-        loss=column["loss"],
-        max_weight=column["max_weight"],
-        ess=column["ess"],
-        entropy=column["entropy"],
-        tokens_per_s=column["tokens_per_s"],
-        weight_share=_by_name(steps, parts["weight_share"]),
-        weight_by_loss=_by_name(steps, parts["weight_by_loss"]),
-        seconds=_by_name(steps, parts["seconds"]),
-        eval_step=np.array(eval_steps, dtype=np.float64),
-        log_perplexity=_by_name(eval_steps, evaluations),
-    )
+    return log.metrics()
 
 
-def _by_name(steps: Sequence[int], found: Mapping[int, Mapping[str, float]]) -> dict[str, Floats]:
-    """Mappings of the steps as one array a name, the names in order of appearance."""
-    names = list(dict.fromkeys(name for step in steps for name in found[step]))[:MAX_NAMES]
-    return {name: np.array([found[step].get(name, math.nan) for step in steps]) for name in names}
+class _ImpossibleError(ValueError):
+    """A value that no line of this run has; the text says which."""
 
 
-def _entries(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    found: list[tuple[int, dict[str, Any]]] = []
+@dataclass(frozen=True)
+class _Step:
+    numbers: tuple[float, ...]
+    """By TRAIN_FIELDS."""
+    parts: Mapping[str, Mapping[str, float]]
+
+
+class _Log:
+    """The lines so far, each kind by rising step."""
+
+    def __init__(self, *, steps: int | None, global_batch: int | None) -> None:
+        self._steps, self._global_batch = steps, global_batch
+        self._train: dict[int, _Step] = {}
+        self._evaluations: dict[int, dict[str, float]] = {}
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        if entry["kind"] == "train":
+            step = self._step(entry)
+            self._check_weight(_number(entry.get("max_weight")))
+            self._rewind(self._train, step)
+            self._forget(self._evaluations, step)
+            self._train[step] = _Step(
+                tuple(_number(entry.get(name)) for name in TRAIN_FIELDS),
+                {name: _numbers(entry.get(name) or {}) for name in TRAIN_PARTS},
+            )
+        elif entry["kind"] == "eval":
+            step = self._step(entry)
+            self._rewind(self._evaluations, step)
+            self._forget(self._train, step + 1)  # an evaluation comes after its step
+            self._evaluations[step] = _numbers(entry["log_perplexity"])
+
+    def _step(self, entry: Mapping[str, Any]) -> int:
+        step = entry["step"]
+        if isinstance(step, bool) or not isinstance(step, int):
+            raise _ImpossibleError(f"step is {step!r:.40}, expected an integer")
+        if step < 0 or step > LARGEST_STEP:
+            raise _ImpossibleError(f"step is {step!r:.40}, expected 0 to 2^53")
+        if self._steps is not None and step > self._steps:
+            raise _ImpossibleError(f"step is {step}, beyond the {self._steps} of the run's recipe")
+        return step
+
+    def _check_weight(self, weight: float) -> None:
+        if weight < 0:
+            raise _ImpossibleError(f"max_weight is {weight:.6g}, and no weight is below 0")
+        if self._global_batch and self._global_batch * (1 + ROUNDING) < weight < math.inf:
+            raise _ImpossibleError(
+                f"max_weight is {weight:.6g}, and no weight times M exceeds M = {self._global_batch}"
+            )
+
+    def _rewind(self, lines: dict[int, Any], step: int) -> None:
+        """Forget what the log has from this step on; a step that falls to one never written is an error."""
+        last = next(reversed(lines), -1)
+        if step <= last and step not in lines:
+            raise _ImpossibleError(f"step {step} stands after step {last}, and steps rise")
+        self._forget(lines, step)
+
+    def _forget(self, lines: dict[int, Any], step: int) -> None:
+        while lines and next(reversed(lines)) >= step:
+            lines.popitem()
+
+    def metrics(self) -> Metrics:
+        steps, lines = list(self._train), list(self._train.values())
+        columns = np.array([line.numbers for line in lines]).reshape(len(lines), len(TRAIN_FIELDS)).T
+        column = dict(zip(TRAIN_FIELDS, columns, strict=True))
+        counts = {name: int(np.isinf(values).sum()) for name, values in column.items()}
+        evaluated = list(self._evaluations.values())
+        counts["log_perplexity"] = sum(any(map(math.isinf, each.values())) for each in evaluated)
+        parts = {name: _by_name([line.parts[name] for line in lines]) for name in TRAIN_PARTS}
+        return Metrics(
+            step=np.array(steps, dtype=np.float64),
+            loss=_finite(column["loss"]),
+            max_weight=column["max_weight"],
+            ess=_finite(column["ess"]),
+            entropy=_finite(column["entropy"]),
+            tokens_per_s=_finite(column["tokens_per_s"]),
+            weight_share=parts["weight_share"],
+            weight_by_loss=parts["weight_by_loss"],
+            seconds=parts["seconds"],
+            eval_step=np.array(list(self._evaluations), dtype=np.float64),
+            log_perplexity=_by_name(evaluated),
+            not_finite={name: count for name, count in counts.items() if count},
+        )
+
+
+def _by_name(found: Sequence[Mapping[str, float]]) -> dict[str, Floats]:
+    """Mappings of the lines as one array a name, the names in order of appearance."""
+    names = list(dict.fromkeys(name for each in found for name in each))[:MAX_NAMES]
+    return {name: _finite(np.array([each.get(name, math.nan) for each in found])) for name in names}
+
+
+def _finite(values: Floats) -> Floats:
+    """NaN in place of infinity."""
+    kept: Floats = np.where(np.isfinite(values), values, np.nan)
+    return kept
+
+
+def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each whole line."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: not an ordinary file; restore the file from the run")
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+                if len(line) > MAX_LINE:
+                    raise DataError(
+                        f"{path}:{number}: a line of over {MAX_LINE} bytes, not written by this project; "
+                        "restore the file from the run"
+                    )
                 if not line.endswith(b"\n"):
-                    break  # cut off by a kill
-                found.append((number, _entry(path, number, line)))
+                    return  # the last one, cut off by a kill
+                yield number, _entry(path, number, line)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    return found
 
 
 def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -139,4 +232,10 @@ def _numbers(values: Mapping[object, object]) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    return math.nan if value is None else float(value)  # type: ignore[arg-type]
+    """NaN for null, infinity for what is no finite number: the two are told apart until the end."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.40} is no number")
+    number = float(value)
+    return number if math.isfinite(number) else math.inf

@@ -1,6 +1,8 @@
 """Figures as they stand in the report's page: SVG with caption, and the values that the pointer finds."""
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +11,14 @@ from eval.json_files import finite
 from reproduce.paper.drawing import INK, Box, prefix_ids
 from reproduce.paper.study_axes import LineName, Look, drawn_points, looks
 from reproduce.paper.study_figures import draw_figure
-from reproduce.paper.study_map import NAME_LIMIT, cell_colour, cell_lines, full_colour_at, to_hex
+from reproduce.paper.study_map import (
+    NAME_LIMIT,
+    SMALLEST_FONT,
+    cell_colour,
+    cell_lines,
+    full_colour_at,
+    to_hex,
+)
 from reproduce.paper.text import clean
 from reproduce.study import Figure, Line, Map, Panel
 
@@ -17,6 +26,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 CAPTION_LIMIT = 1000
+
+READABLE_PX = 9
+"""CSS pixels of a figure's smallest text; a screen that is too narrow for it scrolls the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +88,8 @@ class PageFigure:
     title: str
     caption: str
     svg: "Markup"
+    least_width: int
+    """CSS pixels at which every text in it can be read."""
     panels: tuple[HoverPanel, ...] = ()
     maps: tuple[HoverMap, ...] = ()
 
@@ -103,6 +117,7 @@ def page_figure(figure: Figure, prefix: str, *, dots: bool = False) -> PageFigur
         title=clean(figure.title, 200),
         caption=clean(figure.caption, CAPTION_LIMIT),
         svg=embedded(prefix_ids(drawn.svg, prefix)),
+        least_width=_least_width(drawn.svg),
         panels=tuple(panel for panel in panels if panel.lines),
         maps=tuple(
             _hover_map(figure, grid, box, scale) for grid, box in grids if grid.x_names and grid.y_names
@@ -116,6 +131,16 @@ def embedded(svg: str) -> "Markup":
 
     # Hidden from assistive technology: the caption, the panels over it and the tables say what it shows.
     return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
+
+
+def _least_width(svg: str) -> int:
+    """CSS pixels at which the smallest text of a drawn figure is READABLE_PX high."""
+    # Names from files come with `<` escaped: they cannot pass for a text's size.
+    sizes = [float(size) for size in re.findall(r"<text [^>]*?font-size: ([\d.]+)px", svg)]
+    across = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', svg)
+    if not sizes or across is None:
+        return 0
+    return math.ceil(READABLE_PX * float(across[1]) / max(SMALLEST_FONT, min(sizes)))
 
 
 def _hover(panel: Panel, box: Box, styles: Mapping[LineName, Look]) -> HoverPanel:

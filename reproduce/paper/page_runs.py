@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from data_prep.files import read_ordinary_file
 from eval.results import PERPLEXITY_SUITE
+from reproduce.paper.again import again_folder
 from reproduce.paper.found_studies import FoundStudy
 from reproduce.paper.matching import Group
 from reproduce.paper.runs import Run, Scalar
+from reproduce.paper.shown_weights import weights_at_a_glance, written_weights
 from reproduce.paper.study_words import repeat_command
 from reproduce.paper.text import clean
 
@@ -23,7 +25,7 @@ class ShownRun:
     strategy: str
     r: str
     weights: str
-    """Domain weights."""
+    """Domain weights, at a glance."""
     scale: str
     step: int
     state: str
@@ -31,7 +33,7 @@ class ShownRun:
     device: str
     path: str
     facts: tuple[tuple[str, str], ...]
-    """Its provenance."""
+    """Its domain weights where they are written out, and its provenance."""
     again: str
     """The command that trains it once more."""
 
@@ -43,13 +45,13 @@ def shown_value(value: Scalar) -> str:
 
 def shown_run(run: Run) -> ShownRun:
     """The run as the page shows it."""
-    weights = run.info.domain_weights
+    weights = written_weights(run.info)
     return ShownRun(
         recipe=clean(run.info.recipe, 60),
         seed=run.seed,
         strategy=clean(run.info.strategy, 40),
         r="–" if run.info.r is None or run.info.strategy == "uniform" else f"{run.info.r:g}",
-        weights=clean(weights, 40) if isinstance(weights, str) else "of its own",
+        weights=weights_at_a_glance(run.info),
         scale=run.info.scale,
         step=run.results.step,
         state=_state(run),
@@ -58,7 +60,7 @@ def shown_run(run: Run) -> ShownRun:
             shown_value(run.provenance.get("hardware.gpu") or run.provenance.get("hardware.cpu")), 60
         ),
         path=clean(run.path, 200),
-        facts=_provenance(run),
+        facts=(*([("domain weights", weights)] if weights else []), *_provenance(run)),
         again=_train_command(run),
     )
 
@@ -88,7 +90,8 @@ def commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> tuple[tu
         made.append((f"{name}: losses, weights, log-perplexities", _train_command(run)))
         suites = dict.fromkeys(score.suite for score in run.results.scores if score.suite != PERPLEXITY_SUITE)
         for suite in suites:
-            command = f"reweight eval {_quoted(run.path)} --suite {_quoted(suite)}"
+            # Of the run made again: where a score is there already, `eval` leaves it.
+            command = f"reweight eval {_quoted(again_folder(run.path))} --suite {_quoted(suite)}"
             made.append((f"{name}: scores of {clean(suite, 40)}", command))
     for each in studies:
         repeat = repeat_command(each.study, each.path)
@@ -103,9 +106,10 @@ def commands(groups: Sequence[Group], studies: Sequence[FoundStudy]) -> tuple[tu
 
 
 def _train_command(run: Run) -> str:
-    """Make the run once more: its own recipe.yaml is complete, overrides included.
+    """Make the run once more, elsewhere: its own recipe.yaml is complete, overrides included.
 
-    The proxy of a domain algorithm is no plain run, `train` refuses it: the algorithm makes it again.
+    In its own folder `train` would find it complete. The proxy of a domain algorithm is no plain run, `train`
+    refuses it: the algorithm makes it again.
     """
     own = run.path / "recipe.yaml"
     recipe = own if own.is_file() else run.info.recipe
@@ -113,7 +117,8 @@ def _train_command(run: Run) -> str:
     store = "" if data is None else f" --data {_quoted(data)}"
     algorithm = run.info.settings.get("domains.algorithm")
     verb = "train" if algorithm is None else f"domains {_quoted(algorithm)}"
-    return f"reweight {verb} --recipe {_quoted(recipe)} --seed {run.seed}{store}"
+    out = _quoted(again_folder(run.path))
+    return f"reweight {verb} --recipe {_quoted(recipe)} --seed {run.seed}{store} --out {out}"
 
 
 def _quoted(text: object) -> str:

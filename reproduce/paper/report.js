@@ -96,7 +96,10 @@
         if (!isNaN(line.y[i]) && away(i) <= 0.01 && (best < 0 || away(i) < away(best))) best = i;
       });
       if (best < 0) continue;
-      const band = line.low && !isNaN(line.low[best]) ? ` (${line.low[best]} to ${line.high[best]})` : "";
+      const ends = [line.low?.[best] ?? NaN, line.high?.[best] ?? NaN];
+      // Where seeds diverged a band may have one end only.
+      const [low, high] = ends.map((end) => (isNaN(end) ? "–" : end));
+      const band = ends.every(isNaN) ? "" : ` (${low} to ${high})`;
       const elsewhere = line.x[best] === x ? "" : ` at ${line.x[best]}`;
       const [own, y] = [line.x[best], line.y[best]];
       found.push({ colour: line.colour, x: own, y, text: `${line.label} ${y}${band}${elsewhere}` });

@@ -7,14 +7,14 @@ unescaped.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.files import atomic_file
 from reproduce.errors import DataError, StorageError
 from reproduce.paper.figures import Curves
 from reproduce.paper.found_studies import FoundStudy
-from reproduce.paper.page import build_page
+from reproduce.paper.page import Page, build_page
 from reproduce.paper.runs import Run
 from reproduce.paper.text import clean
 
@@ -23,7 +23,11 @@ TEMPLATE, SCRIPT = "report.html.j2", "report.js"
 
 
 def write_report(
-    runs: Sequence[Run], out: Path, curves: Curves | None = None, studies: Sequence[FoundStudy] = ()
+    runs: Sequence[Run],
+    out: Path,
+    curves: Curves | None = None,
+    studies: Sequence[FoundStudy] = (),
+    tell: Callable[[str], None] = lambda reason: None,
 ) -> Path:
     """Write the page about these runs and studies; the same folders give the same bytes.
 
@@ -32,13 +36,15 @@ def write_report(
         out: the HTML file, replaced whole or not at all.
         curves: data of Figure 1; left out without.
         studies: as `find_studies` gives them.
+        tell: told why the page has no verdicts, where it is open which run stands for what.
 
     Raises:
         UserError: runs that cannot be compared with each other.
         DataError: a broken metrics.jsonl, or a page above 3 MB.
         StorageError: the page cannot be written.
     """
-    text = render(runs, curves, studies)
+    page = build_page(runs, curves, studies)
+    text = page_text(page)
     size = len(text.encode())
     if size > MAX_BYTES:
         raise DataError(f"the report would be {size / 1e6:.1f} MB, above 3 MB; name fewer runs or studies")
@@ -50,11 +56,18 @@ def write_report(
         raise StorageError(
             f"cannot write {out}: {error.strerror}; free space or choose another --out"
         ) from error
+    if page.verdicts.refusal:
+        tell(page.verdicts.refusal)
     return out
 
 
 def render(runs: Sequence[Run], curves: Curves | None = None, studies: Sequence[FoundStudy] = ()) -> str:
     """The page as text; raises as write_report does, but for its size."""
+    return page_text(build_page(runs, curves, studies))
+
+
+def page_text(page: Page) -> str:
+    """The page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -69,7 +82,7 @@ def render(runs: Sequence[Run], curves: Curves | None = None, studies: Sequence[
     )
     environment.filters["clean"] = clean
     return environment.get_template(TEMPLATE).render(
-        page=build_page(runs, curves, studies), script=Markup(script), script_source=source_of(script)
+        page=page, script=Markup(script), script_source=source_of(script)
     )
 
 

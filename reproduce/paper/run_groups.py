@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reproduce.paper.figures import Series
 from reproduce.paper.matching import Group
-from reproduce.paper.metrics_log import Metrics, read_metrics
+from reproduce.paper.metrics_log import Metrics
+from reproduce.paper.run_logs import Log, global_batch, kept_logs, read_log
 from reproduce.paper.runs import Run, Scalar
+from reproduce.paper.seed_lines import Series
 from reproduce.paper.setting_differences import setting_differences
 from reproduce.paper.text import clean
 
@@ -19,9 +20,11 @@ class Family:
 
     groups: tuple[Group, ...]
     lines: tuple[tuple[Group, Series], ...]
-    """Those with a metrics.jsonl."""
+    """Those with a metrics.jsonl, over the seeds whose logs reach the last step that any of them has."""
     missing: tuple[str, ...]
-    """Folders of runs without one."""
+    """Folders of runs without one, or with an empty one."""
+    logs: tuple[Log, ...]
+    """Of all runs, with what is to be said about each."""
 
     @property
     def series(self) -> list[Series]:
@@ -73,15 +76,17 @@ def families(groups: Sequence[Group]) -> list[Family]:
 
 
 def _family(groups: Sequence[Group]) -> Family:
-    logs = {id(run): _metrics(run) for group in groups for run in group.runs}
     names = labels(groups)
     lines = []
+    logs: list[Log] = []
     for group, label in zip(groups, names, strict=True):
-        seeds = [log for run in group.runs if (log := logs[id(run)]) is not None]
+        found = kept_logs([read_log(run) for run in group.runs])
+        logs += found
+        seeds = [log.metrics for log in found if log.kept and log.metrics is not None]
         if seeds:
             lines.append((group, _series(group, label, seeds)))
-    missing = tuple(clean(run.path, 200) for group in groups for run in group.runs if logs[id(run)] is None)
-    return Family(groups=tuple(groups), lines=tuple(lines), missing=missing)
+    missing = tuple(clean(log.run.path, 200) for log in logs if log.metrics is None)
+    return Family(groups=tuple(groups), lines=tuple(lines), missing=missing, logs=tuple(logs))
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
@@ -106,13 +111,8 @@ def _label(group: Group, groups: Sequence[Group]) -> str:
 
 
 def _series(group: Group, label: str, seeds: Sequence[Metrics]) -> Series:
-    batch = group.info.settings.get("train.global_batch")
-    return Series(
-        label=label,
-        strategy=group.info.strategy,
-        seeds=seeds,
-        global_batch=batch if isinstance(batch, int) and batch > 0 else None,
-    )
+    batch = global_batch(group.runs[0])
+    return Series(label=label, strategy=group.info.strategy, seeds=seeds, global_batch=batch)
 
 
 def _measured(run: Run) -> Settings:
@@ -121,11 +121,6 @@ def _measured(run: Run) -> Settings:
         ("training data", run.data_fingerprint),
         ("step", run.results.step),
     )
-
-
-def _metrics(run: Run) -> Metrics | None:
-    path = run.path / "metrics.jsonl"
-    return read_metrics(path) if path.is_file() and not path.is_symlink() else None
 
 
 def differences(groups: Sequence[Group]) -> Mapping[str, tuple[Scalar, ...]]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reproduce.paper.figures import SPAN
 from reproduce.paper.matching import Group
 from reproduce.paper.run_groups import Settings, settings_without
 from reproduce.paper.runs import Run
+from reproduce.paper.seed_lines import SPAN
 from reproduce.paper.tables import MEAN
 from reproduce.paper.text import clean
 from reproduce.study import Figure, Line, Mark, Panel

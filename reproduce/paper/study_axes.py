@@ -31,8 +31,14 @@ POINTS = 200
 """A longer line is drawn at so many places along the axis, to keep a page of figures small."""
 
 FEW_POINTS = 30
-MARKERS = "os^DvP<X>"
+MARKERS = "s^DvP<X>*"
+"""No circle: dots on measured points are small ones."""
+
 MARKERS_A_LINE = 8
+
+STROKES = ((1.4, 1.0), (3.0, 0.45), (0.8, 1.0), (2.4, 0.8), (1.6, 0.5))
+"""Width in points and opacity of a strategy's first line, its second and so on, over again after the last:
+what tells them apart between their markers, and in grey. Opacity, for it works on dark pages too."""
 
 SMALLEST, LARGEST = 1e-80, 1e80
 """Drawn in place of what is larger, or nearer to 0 on a logarithmic axis: axes and ticks stay finite."""
@@ -49,12 +55,15 @@ class Look:
     colour: str
     dashes: Any
     variant: int
-    """Counts the lines of one strategy: 0 is plain, the others carry markers."""
+    """Counts the lines of one strategy: 0 is plain, the others have a stroke of their own and markers."""
 
     def style(self) -> dict[str, Any]:
-        """For matplotlib. Lines of one strategy share colour and dashes; markers tell them apart."""
+        """For matplotlib. Lines of one strategy share colour and dashes; stroke and marker differ."""
+        width, opacity = STROKES[self.variant % len(STROKES)]
         style = {"color": self.colour, "linestyle": self.dashes}
         if self.variant:
+            # Above the bands, the wide below the narrow: none hides another.
+            style |= {"linewidth": width, "alpha": opacity, "zorder": 2 - width / 100}
             round_, marker = divmod(self.variant - 1, len(MARKERS))
             face = self.colour if round_ % 2 == 0 else "none"
             style |= {"marker": MARKERS[marker], "markersize": 4.5, "markerfacecolor": face}
@@ -154,7 +163,7 @@ class _Drawn:
         if alone.any():
             dot: dict[str, Any] = {
                 "color": self.look.colour,
-                "marker": ".",
+                "marker": style["marker"] if self.look.variant else ".",
                 "linestyle": "none",
                 "markersize": 4.0,
             }

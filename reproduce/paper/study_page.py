@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reproduce.errors import UserError
 from reproduce.paper.found_studies import FoundStudy
-from reproduce.paper.page_figures import PageFigure, page_figure
+from reproduce.paper.page_figures import PageFigure
+from reproduce.paper.page_room import Room
 from reproduce.paper.study_words import repeat_command, shown, verdict
 from reproduce.paper.text import clean
 from reproduce.study import Finding, Outcome, Study
 
 MAX_BYTES = 768 * 1024
-"""Of one study's figures; those that come after are left out."""
+"""Of one study's figures."""
 
 SENTENCE_LIMIT = 1000
 
@@ -73,20 +73,11 @@ def shown_studies(found: Sequence[FoundStudy], room: int) -> tuple[ShownStudy, .
 
 def _figures(study: Study, prefix: str, room: int) -> tuple[list[PageFigure], list[str]]:
     """The figures that there is room for, and the titles of the others."""
-    figures: list[PageFigure] = []
-    left_out: list[str] = []
-    for index, figure in enumerate(study.figures):
-        try:
-            # Once one has found no room, the others are not even drawn.
-            drawn = None if left_out else page_figure(figure, f"{prefix}f{index}")
-        except UserError:  # more panels than are drawn at all
-            drawn = None
-        if drawn is None or drawn.size > room:
-            left_out.append(clean(figure.title, 200))
-            continue
-        room -= drawn.size
-        figures.append(drawn)
-    return figures, left_out
+    left = Room(room)
+    drawn = [left.draw(figure, f"{prefix}f{index}") for index, figure in enumerate(study.figures)]
+    titles = [clean(figure.title, 200) for figure in study.figures]
+    left_out = [title for title, figure in zip(titles, drawn, strict=True) if figure is None]
+    return [figure for figure in drawn if figure is not None], left_out
 
 
 def _finding(finding: Finding) -> ShownFinding:

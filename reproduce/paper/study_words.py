@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from reproduce.paper.again import again_folder
 from reproduce.paper.text import clean
 from reproduce.study import Outcome, Scalar, Study
 
@@ -16,6 +17,8 @@ OUTCOME_TEXTS: Mapping[Outcome, tuple[str, str]] = {
 """Outcome -> mark, words."""
 
 VALUE_LIMIT = 400
+COMMAND_LIMIT = 1000
+"""Room for the options of a study and two long paths: a command cut short is another command."""
 
 
 def shown(value: Scalar | tuple[Scalar, ...], limit: int = VALUE_LIMIT) -> str:
@@ -38,7 +41,8 @@ def repeat_command(study: Study, folder: Path | None = None) -> str | None:
 
     Args:
         study: its `command` may be anybody's text.
-        folder: where the study lies, for --out; None leaves it out.
+        folder: where the study lies; --out is another one, for in this one the command would only show the
+            study again. None leaves --out out.
     """
     try:
         words = shlex.split(study.command)
@@ -46,6 +50,6 @@ def repeat_command(study: Study, folder: Path | None = None) -> str | None:
         return None
     if words[:2] != ["reweight", "toy"]:
         return None
-    out = [] if folder is None else ["--out", str(folder)]
+    out = [] if folder is None else ["--out", str(again_folder(folder))]
     # Quoted anew: what was `;` or `$(...)` for a shell is a plain word now.
-    return clean(shlex.join([*words, *out]), VALUE_LIMIT)
+    return clean(shlex.join([*words, *out]), COMMAND_LIMIT)
