@@ -1,4 +1,4 @@
-"""docs/results/gpt2_nano.md: what stands below a `$ reweight ...` is what that command prints, on the committed runs."""
+"""docs/results/gpt2_nano.md: below each `$ reweight ...` stands what it prints on the committed runs."""
 
 import re
 import shlex
