@@ -40,10 +40,10 @@ def test_every_recipe_of_the_paper_is_there() -> None:
     proxies = {f"gpt2_{m}_{a}_proxy" for m in ("82m", "nano") for a in ("doge", "doremi")}
     twins = {f"gpt2_nano_dro_{x}" for x in ("0.4", "2", "5", "10")} | {"llama_nano_linupper_r2"}
     twins |= {f"gpt2_nano_published_{d}{s}" for d in ("doge", "doremi") for s in ("", "_linupper")}
-    figure_5 = {f"gpt2_{m}_linupper_r{r}" for m in ("mini", "nano") for r in ("0.1", "2")}
+    figure_5 = {f"gpt2_{m}_linupper_r{r}" for m in ("mini", "nano") for r in ("0.1", "2", "100")}
     others = nano | released | llama | scopes | demo | proxies | twins | figure_5
     assert names == table_1 | table_12 | table_3 | exchanged | others
-    assert len(names) == 65
+    assert len(names) == 67
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -144,7 +144,7 @@ def test_settings_of_the_proxies_that_learn_domain_weights() -> None:
 def test_the_list_says_what_a_recipe_learns(reweight: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = reweight("recipes", "list", "--json")
     found = {each["name"]: (each["strategy"], each["domains"]) for each in json.loads(out)}
-    assert (code, len(found)) == (0, 65)
+    assert (code, len(found)) == (0, 67)
     assert found["gpt2_nano_doge_proxy"] == ("uniform", "doge")
     assert found["gpt2_medium_doge"] == ("uniform", None)
     code, out, _ = reweight("recipes", "show", "gpt2_nano_doremi_proxy", "--set", "domains.eta=0.5")

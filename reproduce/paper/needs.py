@@ -81,7 +81,7 @@ PAPER: Mapping[str, Needs] = {
     "figure5": Needs(
         recipes=(
             *("gpt2_mini_uniform", "gpt2_mini_linupper"),
-            *("gpt2_mini_linupper_r0.1", "gpt2_mini_linupper_r2"),
+            *(f"gpt2_mini_linupper_r{r}" for r in ("0.1", "2", "100")),
         ),
         note=NO_VALUES,
     ),
@@ -115,7 +115,7 @@ NANO: Mapping[str, Needs] = {
     "figure5": Needs(
         recipes=(
             *("gpt2_nano_uniform", "gpt2_nano_linupper"),
-            *("gpt2_nano_linupper_r0.1", "gpt2_nano_linupper_r2"),
+            *(f"gpt2_nano_linupper_r{r}" for r in ("0.1", "2", "100")),
         ),
         note=NO_VALUES,
     ),
