@@ -148,6 +148,18 @@ def test_figure_5_pairs_by_seed(tmp_path: Path) -> None:
     assert "2 to 3 seeds a point" in figure.figure.caption
 
 
+def test_figure_5_is_titled_by_a_recipe_that_names_its_model(tmp_path: Path) -> None:
+    sweep(tmp_path, {0.4: (0.1, 0.2), 1.0: (0.0, 0.1)})
+    for r in (0.5, 5.0):
+        tasks = {"mean": 3.1, "c4": 3.1}
+        make_run(
+            tmp_path / f"dro{r}", "dro_kl", 0, tasks, name="nano_dro", reweighting__r=r,
+            paper={"table": None, "model": None, "scale": "reduced"},
+        )  # fmt: skip
+    (figure,), _ = found(tmp_path, only=("figure5",))
+    assert (len(panel(figure).lines), panel(figure).title) == (2, "GPT2-mini, reduced scale")
+
+
 def test_figure_5_needs_two_r_equal_in_the_rest_and_a_partner(tmp_path: Path) -> None:
     sweep(tmp_path / "one", {1.0: (0.1, 0.1, 0.1)})
     assert found(tmp_path / "one", only=("figure5",))[1] == ["figure5"]

@@ -71,7 +71,7 @@ def _panel(found: Sequence[_Swept]) -> Panel:
         _line(each, each.strategy if alone[each.strategy] else each.recipe) for each in varied[:MAX_LINES]
     ]
     return Panel(
-        title=varied[0].title if varied else "",
+        title=max((each.title for each in varied), key=len, default=""),  # not every recipe names a model
         x_label="r",
         y_label="minus uniform (nats)",
         x_log=True,
@@ -113,7 +113,8 @@ def _difference(run: Run, partner: Run | None) -> float | None:
 
 
 def _title(run: Run) -> str:
-    return clean(run.info.model or "", 30) + (", reduced scale" if run.info.scale == "reduced" else "")
+    scale = "reduced scale" if run.info.scale == "reduced" else ""
+    return ", ".join(filter(None, (clean(run.info.model or "", 30), scale)))
 
 
 def _seeds(swept: dict[Settings, dict[Settings, _Swept]]) -> str:
