@@ -16,6 +16,10 @@ MAY_DIFFER = ("train.precision",)
 """Settings that a run at the paper's scale may have of its own; told beside its numbers."""
 
 
+class AmbiguousRunsError(UserError):
+    """It is open which of several runs stands for what; nothing is wrong with any of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """The seeds of one recipe."""
@@ -52,13 +56,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs by recipe, in the order of the recipes' names; a recipe run at several r is several groups.
 
     Raises:
-        UserError: one seed of a recipe twice, or seeds whose recipes differ in more than the seed.
+        AmbiguousRunsError: one seed of a recipe twice, or seeds whose recipes differ in more than the seed.
     """
     by_recipe: dict[tuple[str, float], dict[int, Run]] = {}
     for run in runs:
         seeds = by_recipe.setdefault((run.info.recipe, run.info.r or 0.0), {})
         if run.seed in seeds:
-            raise UserError(
+            raise AmbiguousRunsError(
                 f"two runs of {run.info.recipe:.100} with seed {run.seed}: {seeds[run.seed].path} and "
                 f"{run.path}; name the folders to compare"
             )
@@ -182,9 +186,12 @@ def match_rows(groups: Sequence[Group], tables: Mapping[str, Table]) -> Matches:
     """Find the row of each group, and refuse what cannot stand side by side.
 
     Raises:
-        UserError: two recipes for one row, or runs of one model that differ in evaluation set, data or steps.
+        AmbiguousRunsError: two recipes for one row.
+        UserError: runs of one model that differ in evaluation set, data or steps.
     """
     found: dict[tuple[str, str, Scale], Match] = {}
+    together: dict[tuple[Scale, str], dict[str, Group]] = {}
+    ambiguous: list[AmbiguousRunsError] = []
     for table in tables.values():
         for row in table.rows:
             for group in groups:
@@ -193,14 +200,13 @@ def match_rows(groups: Sequence[Group], tables: Mapping[str, Table]) -> Matches:
                     key = (table.id, row.name, scale)
                     if key in found:
                         check_comparable([found[key].group, group], row.name)
-                        raise _two_recipes(row.name, found[key].group, group)
-                    found[key] = Match(group, scale, note)
-    together: dict[tuple[Scale, str], dict[str, Group]] = {}
-    for (_, row_name, scale), match in found.items():
-        model = row_name.partition("/")[0]
-        together.setdefault((scale, model), {})[match.group.info.recipe] = match.group
+                        ambiguous.append(_two_recipes(row.name, found[key].group, group))
+                    found.setdefault(key, Match(group, scale, note))
+                    together.setdefault((scale, row.model), {})[group.info.recipe] = group
     for (_, model), by_recipe in together.items():
         check_comparable(list(by_recipe.values()), model)
+    if ambiguous:  # only now: that runs may not stand side by side is the graver of the two
+        raise ambiguous[0]
     return found
 
 
@@ -236,7 +242,7 @@ def _same_recipe(first: Run, run: Run) -> None:
     scope = first.info.settings.get("reweighting.scope")
     different = [k for k in setting_differences(first.info, run.info) if not is_neutral(k, scope)]
     if different:
-        raise UserError(
+        raise AmbiguousRunsError(
             f"seeds {first.seed} and {run.seed} of {first.info.recipe:.100} were trained with different "
             f"settings ({', '.join(different[:8])}): {first.path}, {run.path}; compare them apart"
         )
@@ -247,8 +253,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 16 else text[:12] + "…"
 
 
-def _two_recipes(row: str, one: Group, other: Group) -> UserError:
-    return UserError(
+def _two_recipes(row: str, one: Group, other: Group) -> AmbiguousRunsError:
+    return AmbiguousRunsError(
         f"two recipes stand for {row}: {one.info.recipe:.100} ({one.runs[0].path}) and "
         f"{other.info.recipe:.100} ({other.runs[0].path}); name the runs to compare"
     )

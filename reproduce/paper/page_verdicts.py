@@ -3,23 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reproduce.errors import UserError
 from reproduce.paper.claim_verdicts import ClaimResult, claim_results
 from reproduce.paper.compare import Cell, cells
 from reproduce.paper.extras import Extra, Unjudged, extras, unjudged
-from reproduce.paper.matching import (
-    Group,
-    Matches,
-    check_comparable,
-    group_runs,
-    judged_scale,
-    match_rows,
-    matches,
-    scale_of,
-    unfinished,
-)
+from reproduce.paper.matching import AmbiguousRunsError, Group, Matches, group_runs, match_rows, scale_of
 from reproduce.paper.run_groups import group_by_settings
-from reproduce.paper.runs import Run, Scale
+from reproduce.paper.runs import Run
 from reproduce.paper.tables import Row, Table, load_tables
 from reproduce.paper.text import clean
 
@@ -94,7 +83,7 @@ def judge_runs(runs: Sequence[Run]) -> tuple[list[Group], Verdicts]:
     """
     try:
         groups = group_runs(runs)
-    except UserError as error:
+    except AmbiguousRunsError as error:
         # Seeds of a recipe that is there twice, or in two versions: apart, each is what it is.
         apart, left_out = group_by_settings(runs)
         told = [str(error), *(f"not on this page: {line}" for line in left_out)]
@@ -102,22 +91,9 @@ def judge_runs(runs: Sequence[Run]) -> tuple[list[Group], Verdicts]:
     tables = load_tables()
     try:
         found = match_rows(groups, tables)
-    except UserError as error:
-        _refuse_incomparable(groups, tables)
+    except AmbiguousRunsError as error:
         return groups, Verdicts(refusal=clean(error, REFUSAL_LIMIT))
     return groups, _verdicts(groups, tables, found)
-
-
-def _refuse_incomparable(groups: Sequence[Group], tables: Mapping[str, Table]) -> None:
-    """Refuse as `match_rows` does where it is not two recipes for one row that it refused."""
-    together: dict[tuple[Scale, str], list[Group]] = {}
-    for table in tables.values():
-        for row in table.rows:
-            for group in groups:
-                if matches(group, table, row) and not unfinished(group):
-                    together.setdefault((judged_scale(group, table, row)[0], row.model), []).append(group)
-    for (_, model), standing in together.items():
-        check_comparable(standing, model)
 
 
 def _verdicts(groups: Sequence[Group], tables: Mapping[str, Table], found: Matches) -> Verdicts:
